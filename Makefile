@@ -1,0 +1,44 @@
+# One line of help a target: `make`.
+SHELL := /bin/bash
+PYTHON := .venv/bin/python
+PROFILE ?= quick
+
+.PHONY: help environment run test full figures report grade bench check status clean
+
+help:  ## this list
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## */\t/' | awk -F'\t' '{printf "  %-12s %s\n", $$1, $$2}'
+
+environment:  ## make .venv with everything the suite needs
+	@bash scripts/environment.sh
+
+run: environment  ## every notebook at the quick profile, figures, grade and PDF, all under build/quick/
+	@$(PYTHON) -m helpers --profile $(PROFILE) build
+	@$(PYTHON) -m helpers --profile $(PROFILE) grade || true
+	@bash scripts/latex.sh && $(PYTHON) -m helpers --profile $(PROFILE) report || true
+
+test: environment  ## ruff and pytest, as CI runs them
+	@$(PYTHON) -m ruff check .
+	@$(PYTHON) -m pytest -n 2
+
+full: environment  ## every run at the sheets' budgets, recorded in results/ (hours on a CPU; resumable); notebooks and figures
+	@$(PYTHON) -m helpers --profile full build
+
+figures: full  ## the same: what is recorded is not trained again, only drawn
+
+report: environment  ## report.pdf from results/ and figures/, nothing trained
+	@bash scripts/latex.sh && $(PYTHON) -m helpers --profile full report
+
+grade: environment  ## mark the saved results, figures and notebooks
+	@$(PYTHON) -m helpers --profile full grade
+
+bench: environment  ## speed side by side with the peers, into benchmarks/results/
+	@$(PYTHON) -m benchmarks
+
+check: environment  ## tell fresh notebooks from stale, hollow and failed ones
+	@$(PYTHON) -m helpers --profile full check
+
+status: environment  ## every run: recorded, partial, stale or missing, with its numbers
+	@$(PYTHON) -m helpers --profile full status
+
+clean:  ## remove build/ (checkpoints too)
+	rm -rf build

@@ -1,0 +1,51 @@
+"""``make bench``: every comparison, both sides in one run, as a table and as JSON in ``benchmarks/results/``."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import platform
+from pathlib import Path
+
+import torch
+
+from helpers import tables
+from helpers.files import write_together
+from helpers.records import environment
+
+FOLDER = Path(__file__).parent
+
+
+def main() -> None:
+    """Run all benchmarks, or those named."""
+    names = sorted(path.stem.removeprefix("bench_") for path in FOLDER.glob("bench_*.py"))
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("name", nargs="*", help=f"of {', '.join(names)}; all by default")
+    parser.add_argument("--repetitions", type=int, default=7, help="timed calls of each side (at least 5 for a table)")
+    arguments = parser.parse_args()
+    unknown = set(arguments.name) - set(names)
+    if unknown:
+        parser.error(f"unknown: {', '.join(sorted(unknown))}; the benchmarks are {', '.join(names)}")
+    for name in arguments.name or names:
+        rows = importlib.import_module(f"benchmarks.bench_{name}").measure(arguments.repetitions)
+        machine = {**environment(), "processor": processor(), "threads": torch.get_num_threads()}
+        content = {"benchmark": name, "repetitions": arguments.repetitions, "machine": machine, "rows": rows}
+        write_together({FOLDER / "results" / f"{name}.json": (json.dumps(content, indent=1) + "\n").encode()})
+        print(f"\n{name}: medians of {arguments.repetitions}, {machine['processor']}, {machine['threads']} threads")
+        tables.show(["what", "peer", "ours", "theirs", "unit", "ratio", "aim"],
+                    [[r["what"], f"{r['peer']} {r['peer_version']}".strip(), f"{r['ours']:.4g}", f"{r['theirs']:.4g}", r["unit"],
+                      f"{r['ratio']:.2f}", tables.number(r.get("aim"), 1)] for r in rows])
+
+
+def processor() -> str:
+    """The processor's name, where the system tells it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,167 @@
+"""Notebooks: import their definitions without running them, build the executed copy, check what is saved.
+
+``notebooks/N_name.py`` (jupytext's percent format) is the source; ``N_name.ipynb`` is built from it by executing it in a
+clean kernel, and carries a stamp that tells later what it was built from.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import json
+import linecache
+import os
+import re
+import sys
+import types
+from dataclasses import dataclass
+from pathlib import Path
+
+from helpers import settings
+from helpers.files import write_together
+
+FOLDER = settings.PROJECT_ROOT / "notebooks"
+MACHINE_PATH = re.compile(r"(?<![\w.:/])/(?:home|root|tmp|work|Users|content|mnt)/\w")
+
+
+class NotebookError(RuntimeError):
+    """A notebook does not exist, or a cell of it failed."""
+
+
+def names() -> list[str]:
+    """The notebooks of the suite, in order."""
+    return sorted(path.stem for path in FOLDER.glob("[0-9]_*.py"))
+
+
+def source_path(name: str) -> Path:
+    """The source file of a notebook.
+
+    Raises:
+        NotebookError: there is none; the message lists those that there are.
+    """
+    path = FOLDER / f"{name}.py"
+    if not path.exists():
+        raise NotebookError(f"there is no notebook {name!r}; the notebooks are {', '.join(names())}")
+    return path
+
+
+def definitions(name: str) -> types.ModuleType:
+    """Load a notebook's imports, functions, classes and constants (UPPER_CASE), without running its experiments."""
+    path = source_path(name)
+    tree = ast.parse(path.read_text(), filename=str(path))
+    tree.body = [node for node in tree.body if _defines(node)]
+    module = types.ModuleType(f"notebook_{name}")
+    module.__file__ = str(path)
+    sys.modules[module.__name__] = module  # dataclasses and pickling look their module up
+    linecache.checkcache(str(path))
+    exec(compile(tree, str(path), "exec"), module.__dict__)
+    return module
+
+
+def _defines(node: ast.stmt) -> bool:
+    if isinstance(node, (ast.Import, ast.ImportFrom, ast.FunctionDef, ast.ClassDef)):
+        return True
+    if isinstance(node, (ast.Assign, ast.AnnAssign)):
+        targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+        return all(isinstance(target, ast.Name) and target.id.isupper() for target in targets)
+    return False
+
+
+def build(name: str) -> Path:
+    """Execute a notebook in a clean kernel under the profile in force and save it with its outputs and stamp.
+
+    Returns:
+        The path of the executed notebook, under the profile's output folder.
+
+    Raises:
+        NotebookError: a cell failed; the notebook as far as it came is kept under ``build/failed/`` and the saved one
+            is left as it was.
+    """
+    import jupytext
+    import nbformat
+    from nbclient import NotebookClient
+    from nbclient.exceptions import CellExecutionError
+
+    from helpers.records import environment
+
+    path = source_path(name)
+    notebook = jupytext.read(path)
+    for index, cell in enumerate(notebook.cells):
+        cell["id"] = f"cell-{index:03d}"  # random by default: the same source gives the same file
+    notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    notebook.metadata["suite"] = {"source": _text_digest(path), "profile": settings.profile(), **environment()}
+    client = NotebookClient(notebook, timeout=None, kernel_name="python3", resources={"metadata": {"path": str(FOLDER)}},
+                            record_timing=False)
+    changed = {"SUITE_PROFILE": settings.profile(), "SUITE_PROGRESS": "off", "PYTHONHASHSEED": "0"}
+    before = {key: os.environ.get(key) for key in changed}
+    os.environ.update(changed)
+    try:
+        client.execute()
+    except CellExecutionError as error:
+        failed = settings.PROJECT_ROOT / "build" / "failed" / f"{name}.ipynb"
+        write_together({failed: nbformat.writes(notebook).encode()})
+        raise NotebookError(f"{name} failed (kept in build/failed/{name}.ipynb):\n{error}") from error
+    finally:
+        for key, value in before.items():
+            os.environ.pop(key) if value is None else os.environ.update({key: value})
+    notebook.metadata.pop("jupytext", None)
+    target = settings.output_folder() / "notebooks" / f"{name}.ipynb"
+    write_together({target: nbformat.writes(notebook).encode()})
+    return target
+
+
+@dataclass(frozen=True)
+class Check:
+    """What :func:`check` found of one saved notebook: a state and the reasons for it."""
+
+    name: str
+    state: str  # fresh, stale, hollow, failed or missing
+    reasons: tuple[str, ...] = ()
+
+
+def check(name: str, folder: Path | None = None) -> Check:
+    """Whether a saved notebook is what its source would give, offline and without running anything.
+
+    ``missing``: not there or not a notebook. ``failed``: a cell ended in an error, wrote to stderr or shows a path of
+    the machine it ran on. ``hollow``: a cell was not run, or not in order. ``stale``: the source has changed since.
+    """
+    path = (folder or FOLDER) / f"{name}.ipynb"
+    try:
+        content = json.loads(path.read_text())
+        cells = [cell for cell in content["cells"] if cell["cell_type"] == "code" and "".join(cell["source"]).strip()]
+        outputs = [[_output(output) for output in cell["outputs"]] for cell in cells]
+        counts = [cell["execution_count"] for cell in cells]
+        stamp = content["metadata"].get("suite", {})
+    except FileNotFoundError:
+        return Check(name, "missing", (f"{path.name} is not there",))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        return Check(name, "missing", (f"{path.name} is not a notebook: {error!r}",))
+    reasons = []
+    for number, cell_outputs in enumerate(outputs, 1):
+        for kind, text in cell_outputs:
+            if kind in ("error", "stderr"):
+                reasons.append(f"code cell {number} {'ends in an error' if kind == 'error' else 'writes to stderr'}")
+            elif MACHINE_PATH.search(text):
+                reasons.append(f"code cell {number} shows a path of the machine it ran on")
+    if reasons:
+        return Check(name, "failed", tuple(dict.fromkeys(reasons)))
+    if counts != list(range(1, len(cells) + 1)):
+        return Check(name, "hollow", ("its cells were not run from top to bottom in one go",))
+    if not any(outputs):
+        return Check(name, "hollow", ("it has no outputs",))
+    if stamp.get("source") != _text_digest(source_path(name)):
+        return Check(name, "stale", (f"{name}.py has changed since it was built",))
+    return Check(name, "fresh")
+
+
+def _output(output: dict) -> tuple[str, str]:
+    """Kind and text of a cell's output."""
+    if output["output_type"] == "stream":
+        return output["name"], "".join(output["text"])
+    if output["output_type"] == "error":
+        return "error", ""
+    return "data", "".join("".join(value) for key, value in output["data"].items() if key.startswith("text/"))
+
+
+def _text_digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -1,0 +1,155 @@
+"""One look for every figure of the suite: colour-blind safe, readable in print, the same bytes for the same data."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+
+from helpers.files import write_atomically
+
+matplotlib.use("Agg")  # figures are saved and shown as PNG: no window, no backend-dependent bytes
+
+import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+# Okabe and Ito's palette: distinct for the common kinds of colour blindness and in grey.
+BLUE, ORANGE, GREEN, VERMILION, SKY, PURPLE, YELLOW, BLACK = (
+    "#0072B2", "#E69F00", "#009E73", "#D55E00", "#56B4E9", "#CC79A7", "#F0E442", "#000000",
+)
+COLOURS = (BLUE, VERMILION, GREEN, ORANGE, PURPLE, SKY, YELLOW, BLACK)
+DIGIT_COLOURS = plt.get_cmap("tab10").colors  # ten classes need ten colours
+DENSITY_MAP = "cividis"
+
+plt.rcParams.update({
+    "figure.dpi": 100, "savefig.dpi": 150, "figure.constrained_layout.use": True, "font.size": 9, "axes.titlesize": 10,
+    "axes.grid": True, "grid.alpha": 0.25, "grid.linewidth": 0.5, "axes.spines.top": False, "axes.spines.right": False,
+    "axes.prop_cycle": matplotlib.cycler(color=COLOURS), "lines.linewidth": 1.4, "legend.frameon": False,
+    "image.interpolation": "nearest", "savefig.facecolor": "white",
+})
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Write a figure as PNG (the same bytes for the same figure), show it in a notebook, and close it."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", metadata={"Software": None})
+    plt.close(figure)
+    write_atomically(path, lambda stream: stream.write(buffer.getvalue()))
+    try:
+        from IPython import get_ipython
+        from IPython.display import Image, display
+    except ImportError:
+        return
+    if get_ipython() is not None:
+        display(Image(buffer.getvalue()), metadata={"image/png": {"width": int(figure.get_figwidth() * 100)}})
+
+
+def title(figure: Figure, text: str, *records) -> None:
+    """Title of a figure, followed by what must be said of its records: stand-in data, a cut budget, a small profile."""
+    remarks = list(dict.fromkeys(record.remark for record in records if record.remark))
+    figure.suptitle("\n".join([text, *remarks]), fontsize=10)
+
+
+def training_curves(axis: Axes, train: np.ndarray, test: np.ndarray, test_steps: np.ndarray, *, names: Sequence[str],
+                    per_epoch: int, bound: float | None = None, bound_label: str = "entropy of the data",
+                    smooth: int = 1, xlabel: str = "epoch", ylabel: str = "nats") -> None:
+    """Training terms per minibatch (pale) and test terms per evaluation (strong), with a known bound as a line.
+
+    Args:
+        axis: where to draw.
+        train: (steps, T) terms per minibatch.
+        test: (E, T) terms per evaluation.
+        test_steps: (E,) steps after which they were made.
+        names: T names.
+        per_epoch: steps an epoch.
+        bound: value that the first term cannot beat.
+        smooth: minibatches that one point of the training curve averages.
+    """
+    usable = len(train) // smooth * smooth
+    means = train[:usable].reshape(-1, smooth, train.shape[1]).mean(1)
+    steps = (np.arange(len(means)) + 0.5) * smooth
+    for index, name in enumerate(names):
+        axis.plot(steps / per_epoch, means[:, index], color=COLOURS[index], alpha=0.3, linewidth=0.8)
+        axis.plot(test_steps / per_epoch, test[:, index], color=COLOURS[index], marker="o", markersize=2.5, label=f"{name}, test")
+    axis.plot([], [], color="grey", alpha=0.5, label="train, minibatches")
+    if bound is not None:
+        axis.axhline(bound, color=BLACK, linestyle="--", linewidth=0.9, label=f"{bound_label}: {bound:.3f}")
+    axis.set(xlabel=xlabel, ylabel=ylabel)
+    axis.legend(fontsize=8)
+
+
+def focus(axis: Axes, *curves: np.ndarray, margin: float = 0.1, skip: float = 0.05) -> None:
+    """Set the y limits to where the curves live after their first ``skip`` share, so that the start does not flatten all."""
+    values = np.concatenate([np.ravel(curve[int(len(curve) * skip) :]) for curve in curves])
+    low, high = np.percentile(values, [0.5, 99.5])
+    axis.set_ylim(low - margin * (high - low), high + margin * (high - low))
+
+
+def scatter(axis: Axes, points: np.ndarray, *, label: str | None = None, colour: str = BLUE, size: float = 3,
+            alpha: float = 0.5) -> None:
+    """Points in the plane, (N, 2), with equal axes."""
+    axis.scatter(points[:, 0], points[:, 1], s=size, alpha=alpha, color=colour, linewidths=0, label=label, rasterized=True)
+    axis.set_aspect("equal", adjustable="box")
+
+
+def scatter_classes(axis: Axes, points: np.ndarray, labels: np.ndarray, *, size: float = 2, alpha: float = 0.5,
+                    colours: Sequence = DIGIT_COLOURS) -> None:
+    """Points in the plane coloured by class, with a legend; points (N, 2), labels (N,) of integers."""
+    for label in np.unique(labels):
+        rows = points[labels == label]
+        axis.scatter(rows[:, 0], rows[:, 1], s=size, alpha=alpha, color=colours[int(label)], linewidths=0, label=str(label))
+    axis.legend(markerscale=12 / max(size, 1) ** 0.5 / 2, fontsize=8, ncols=2)
+    axis.set_aspect("equal", adjustable="box")
+
+
+def tile(images: np.ndarray, columns: int, *, gap: int = 2, background: float = 1.0) -> np.ndarray:
+    """One picture of many: images (N, H, W) or (N, H, W, 3) in [0, 1] or uint8, row by row, as floats in [0, 1]."""
+    if images.dtype == np.uint8:
+        images = images / 255.0
+    if images.ndim == 3:
+        images = images[..., None].repeat(3, axis=-1)
+    number, height, width, _ = images.shape
+    rows = -(-number // columns)
+    picture = np.full((rows * (height + gap) - gap, columns * (width + gap) - gap, 3), background)
+    for index, image in enumerate(np.clip(images, 0.0, 1.0)):
+        top, left = index // columns * (height + gap), index % columns * (width + gap)
+        picture[top : top + height, left : left + width] = image
+    return picture
+
+
+def show_image(axis: Axes, picture: np.ndarray, heading: str = "") -> None:
+    """A picture (H, W, 3) without axes."""
+    axis.imshow(picture, cmap="gray", vmin=0, vmax=1)
+    axis.set_axis_off()
+    axis.set_title(heading)
+
+
+def image_grid(images: np.ndarray, columns: int, heading: str, *records, width: float = 6.0) -> Figure:
+    """A figure of a grid of images, with its title and the remarks of its records."""
+    picture = tile(images, columns)
+    lines = 1 + sum(bool(record.remark) for record in records)
+    figure, axis = plt.subplots(figsize=(width, width * picture.shape[0] / picture.shape[1] + 0.25 * lines))
+    show_image(axis, picture)
+    title(figure, heading, *records)
+    return figure
+
+
+def path_3d(axis: Axes, path: np.ndarray, *, names: Sequence[str], target: Mapping[str, Sequence[float]] | None = None) -> None:
+    """A path (N, 3) in space: coloured from start (pale) to end (dark), its start marked, a target drawn."""
+    from mpl_toolkits.mplot3d.art3d import Line3DCollection
+
+    segments = np.stack([path[:-1], path[1:]], axis=1)
+    lines = Line3DCollection(segments, cmap="viridis_r", linewidth=0.8)
+    lines.set_array(np.arange(len(segments)))
+    axis.add_collection(lines)
+    axis.scatter(*path[0], color=VERMILION, s=25, label="start")
+    if target is not None:
+        axis.plot(*(target[name] for name in names), color=BLACK, linestyle="--", marker="*", markersize=8, label="target")
+    low, high = path.min(0), path.max(0)
+    pad = 0.05 * np.maximum(high - low, 1e-6)
+    limits = np.stack([low - pad, high + pad], axis=1)
+    axis.set(xlim=limits[0], ylim=limits[1], zlim=limits[2], xlabel=names[0], ylabel=names[1], zlabel=names[2])

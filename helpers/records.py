@@ -1,0 +1,281 @@
+"""Records: what a run found, kept in ``results/`` so that figures, report and grade need no training.
+
+A notebook opens its :class:`Suite` once and starts each run with :meth:`Suite.run`, which loads the record if there is
+one, else trains (going on from a checkpoint if there is one) and writes it. ``results/<id>.json`` holds the numbers,
+``results/<id>.npz`` the arrays behind the figures; both are written atomically, the JSON last.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import hashlib
+import io
+import json
+import os
+import platform
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from helpers import settings
+from helpers.digests import read_source, source_digest
+from helpers.files import file_digest, write_together
+
+
+class RecordError(RuntimeError):
+    """A record cannot be read, or must not be written."""
+
+
+@dataclass
+class Outcome:
+    """What the function of a run returns.
+
+    Attributes:
+        values: per metric one number, or one a seed; the record gets their mean and spread.
+        arrays: everything the figures need, as numpy arrays of numbers.
+        dataset: ``Dataset.describe()`` or a dict with name, digest, sizes, stand_in; None where there is no data.
+        budget: (done, planned, unit), for example (7810, 7810, "steps").
+        seeds: one a member; metrics given per seed are in this order.
+        shown: index of the seed whose arrays are drawn.
+        seconds: of training.
+        facts: further json-able statements, for example {"selection": "lowest reconstruction error"}.
+    """
+
+    values: Mapping[str, float | Sequence[float]]
+    arrays: Mapping[str, np.ndarray] = field(default_factory=dict)
+    dataset: dict | None = None
+    budget: tuple[float, float, str] = (1, 1, "evaluation")
+    seeds: Sequence[int] = (0,)
+    shown: int = 0
+    seconds: float = 0.0
+    facts: dict = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a run's function is given beside its configuration."""
+
+    id: str
+    seed: int
+    fingerprint: str
+    time_budget: float | None
+
+    def seed_for(self, purpose: str) -> int:
+        """A seed of its own for each purpose (data order, initialisation, noise), from the one root of the run."""
+        return int.from_bytes(hashlib.sha256(f"{self.seed}:{purpose}".encode()).digest()[:4], "big")
+
+    def seeds(self, number: int) -> list[int]:
+        """Seeds of the members of a stack."""
+        return [self.seed_for(f"member {index}") for index in range(number)]
+
+    def checkpoint(self, stage: str = "model"):
+        """Where a stage of this run is saved; another configuration has another file."""
+        from helpers.checkpoints import Checkpoint
+
+        name = f"{self.id}-{stage}-{self.fingerprint[:12]}.pt".replace(" ", "_")
+        return Checkpoint(settings.checkpoint_folder() / name, self.fingerprint)
+
+
+    def training(self, stage: str = "model") -> dict:
+        """What :func:`helpers.training.fit` needs of a run: seed, checkpoint, label, time budget."""
+        label = self.id if stage == "model" else f"{self.id}, {stage}"
+        return {"seed": self.seed_for(f"noise of {stage}"), "checkpoint": self.checkpoint(stage), "label": label,
+                "time_budget": self.time_budget}
+
+
+class Record:
+    """A run's record: attribute access to its JSON, arrays read when asked for."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            self.content = json.loads(path.read_text())
+            self.id, self.metrics, self.spread = (self.content[key] for key in ("id", "metrics", "spread"))
+        except (ValueError, KeyError, TypeError) as error:
+            raise RecordError(f"{path} is not a readable record ({error}); move it away, or train it again with "
+                              f"SUITE_RETRAIN={path.stem}") from error
+
+    def __getitem__(self, key: str):
+        return self.content[key]
+
+    @cached_property
+    def arrays(self) -> dict[str, np.ndarray]:
+        """The arrays saved beside the record; their digest is checked."""
+        arrays_path = self.path.with_suffix(".npz")
+        expected = self.content["arrays"]["sha256"]
+        if not arrays_path.exists() or file_digest(arrays_path) != expected:
+            raise RecordError(f"{arrays_path} is missing or not the file that {self.path.name} names (sha256 {expected})")
+        with np.load(arrays_path, allow_pickle=False) as content:
+            return dict(content)
+
+    @property
+    def complete(self) -> bool:
+        """Whether the whole planned budget was spent."""
+        return self.content["budget"]["done"] >= self.content["budget"]["planned"]
+
+    @property
+    def remark(self) -> str:
+        """What must be said beside every number of this record: a stand-in, a cut budget, a small profile."""
+        budget, dataset = self.content["budget"], self.content["dataset"] or {}
+        parts = []
+        if dataset.get("stand_in"):
+            parts.append(f"on {dataset['name']}, a stand-in for {dataset['stands_for']}")
+        if not self.complete:
+            parts.append(f"{budget['done']:,} of {budget['planned']:,} {budget['unit']}")
+        if self.content["profile"] != "full":
+            parts.append(f"{self.content['profile']} profile")
+        return "; ".join(parts)
+
+    def describe(self) -> str:
+        """One line: how the numbers came about."""
+        budget, seeds = self.content["budget"], self.content["seeds"]
+        return (f"{self.content['profile']} profile, {len(seeds)} seed{'s' * (len(seeds) != 1)}, "
+                f"{budget['done']:,} of {budget['planned']:,} {budget['unit']}, {self.content['seconds']:.0f} s on "
+                f"{self.content['environment']['device']}")
+
+
+class Suite:
+    """The runs of one notebook.
+
+    Args:
+        notebook: its name without suffix, for example ``"1_vae_2d"``.
+    """
+
+    def __init__(self, notebook: str) -> None:
+        self.notebook, self.profile = notebook, settings.profile()
+        self.source_path = settings.PROJECT_ROOT / "notebooks" / f"{notebook}.py"
+        self.results, self.figures = (settings.output_folder() / name for name in ("results", "figures"))
+
+    def run(self, run_id: str, function: Callable[..., Outcome], config: Mapping | None = None, *, seed: int = 0) -> Record:
+        """Load the record of a run, or make it.
+
+        Args:
+            run_id: the id in ``deliverables.toml``.
+            function: ``function(run, **config) -> Outcome``, a top-level function of the notebook.
+            config: json-able arguments; a record with another configuration is another run and is replaced.
+            seed: root of all the run's random numbers.
+        """
+        config = json.loads(json.dumps(dict(config or {})))
+        source = source_digest(function.__name__, read_source(self.source_path))
+        path = self.results / f"{run_id}.json"
+        wanted = [pattern.strip() for pattern in os.environ.get("SUITE_RETRAIN", "").split(",")]
+        again = any(fnmatch.fnmatch(run_id, pattern) for pattern in wanted)
+        if path.exists() and not again:
+            record = Record(path)
+            if (record["config"], record["profile"], record["seed"]) == (config, self.profile, seed):
+                stale = "" if record["source"] == source else " (STALE: the code has changed since)"
+                print(f"{run_id}: recorded, {record.describe()}{stale}")
+                return record
+        self._refuse_smaller(path)
+        identity = json.dumps([run_id, config, self.profile, seed, source], sort_keys=True)
+        run = Run(run_id, seed, hashlib.sha256(identity.encode()).hexdigest(), settings.time_budget_seconds())
+        outcome = function(run, **config)
+        record = self._write(path, run, config, function.__name__, source, outcome)
+        if record.complete:
+            for left_over in settings.checkpoint_folder().glob(f"{run_id}-*-{run.fingerprint[:12]}.pt"):
+                left_over.unlink()
+        print(f"{run_id}: done, {record.describe()}")
+        return record
+
+    def figure(self, figure, name: str, *records: Record) -> None:
+        """Save a figure under ``figures/``, show it in the notebook, and note its digest in the records behind it."""
+        from helpers import plotting
+
+        path = self.figures / name
+        for record in records:
+            _refuse_other_profile(record, self.profile)
+        plotting.save(figure, path)
+        for record in records:
+            digest = file_digest(path)
+            if record.content["figures"].get(name) != digest:
+                record.content["figures"][name] = digest
+                write_together({record.path: _json_bytes(record.content)})
+
+    def _refuse_smaller(self, path: Path) -> None:
+        if not path.exists():
+            return
+        try:
+            there = json.loads(path.read_text()).get("profile")
+        except (ValueError, AttributeError):
+            return  # an unreadable record is replaced when its run is asked for by name
+        if there in settings.PROFILES and settings.PROFILES.index(there) > settings.PROFILES.index(self.profile):
+            raise RecordError(f"{path} is a record of the {there} profile; the {self.profile} profile does not overwrite it")
+
+    def _write(self, path: Path, run: Run, config: dict, function: str, source: str, outcome: Outcome) -> Record:
+        done, planned, unit = outcome.budget
+        values = {name: np.atleast_1d(np.asarray(value, dtype=np.float64)) for name, value in outcome.values.items()}
+        for name, value in values.items():
+            if not np.isfinite(value).all():
+                raise RecordError(f"{run.id}: metric {name} is not finite: {value.tolist()}; nothing was written")
+        arrays = {name: np.asarray(value) for name, value in outcome.arrays.items()}
+        objects = [name for name, value in arrays.items() if value.dtype.hasobject]
+        if objects:
+            raise RecordError(f"{run.id}: arrays {objects} hold Python objects; records hold numbers only")
+        packed = io.BytesIO()
+        np.savez_compressed(packed, **arrays)
+        content = {
+            "id": run.id, "notebook": self.notebook, "function": function, "profile": self.profile,
+            "dataset": outcome.dataset, "config": config,
+            "budget": {"done": done, "planned": planned, "unit": unit}, "seed": run.seed, "seeds": list(outcome.seeds),
+            "shown": outcome.shown, "metrics": {name: float(value.mean()) for name, value in values.items()},
+            "spread": {name: _spread(value) for name, value in values.items()}, "facts": outcome.facts, "figures": {},
+            "arrays": {"sha256": hashlib.sha256(packed.getvalue()).hexdigest()}, "source": source,
+            "environment": environment(), "seconds": round(outcome.seconds, 3),
+        }
+        write_together({path.with_suffix(".npz"): packed.getvalue(), path: _json_bytes(content)})
+        return Record(path)
+
+
+def _spread(value: np.ndarray) -> dict:
+    deviation = float(value.std(ddof=1)) if value.size > 1 else 0.0
+    return {"std": deviation, "min": float(value.min()), "max": float(value.max()), "n": int(value.size)}
+
+
+def _json_bytes(content: dict) -> bytes:
+    return (json.dumps(content, indent=1, allow_nan=False) + "\n").encode()
+
+
+def _refuse_other_profile(record: Record, profile: str) -> None:
+    if record["profile"] != profile:
+        raise RecordError(f"{record.path} is of the {record['profile']} profile, this notebook runs the {profile} one")
+
+
+def environment() -> dict:
+    """Versions and device of this process, for records and notebooks."""
+    import torch
+
+    device = settings.device()
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
+    return {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__, "device": name}
+
+
+def load(run_id: str, results: Path | None = None) -> Record | None:
+    """The record of a run, or None where there is none."""
+    path = (results or settings.output_folder() / "results") / f"{run_id}.json"
+    return Record(path) if path.exists() else None
+
+
+def state(record: Record) -> str:
+    """``recorded``, ``partial`` (budget not spent) or ``stale`` (the code it came from has changed)."""
+    path = settings.PROJECT_ROOT / "notebooks" / f"{record['notebook']}.py"
+    function = record["function"]
+    try:
+        current = source_digest(function, path.read_text())
+    except (OSError, KeyError, SyntaxError):
+        current = None
+    if current != record["source"]:
+        return "stale"
+    return "recorded" if record.complete else "partial"
+
+
+def describe_arrays(name: str, **splits: np.ndarray) -> dict:
+    """What a record says of a generated data set: name, sizes, and a digest over its splits."""
+    digest = hashlib.sha256()
+    for split, array in sorted(splits.items()):
+        digest.update(f"{split} {array.dtype} {array.shape}".encode())
+        digest.update(np.ascontiguousarray(array).data)
+    sizes = {split: len(array) for split, array in splits.items()}
+    return {"name": name, "digest": digest.hexdigest(), "sizes": sizes, "stand_in": False, "stands_for": None, "note": ""}

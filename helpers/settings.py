@@ -1,0 +1,115 @@
+"""Where things are and how much work to do: folders, profiles, device. Everything else asks here.
+
+Environment variables (all optional):
+
+=================== =====================================================================================
+``SUITE_PROFILE``   ``smoke``, ``quick`` or ``full``; by default ``full`` with a GPU and ``quick`` without
+``SUITE_DATA``      folder of downloads and decoded caches; by default ``data/`` in the project
+``SUITE_OUTPUT``    folder that gets ``results/``, ``figures/`` and ``notebooks/``; by default the project
+                    for ``full`` and ``build/<profile>/`` for the smaller profiles
+``SUITE_DEVICE``    ``cpu``, ``cuda`` or ``cuda:N``; by default a GPU where there is one
+``SUITE_RETRAIN``   run ids (comma separated, ``*`` allowed) to train although a record exists
+``SUITE_MINUTES``   time budget of one run; a run that hits it stops at a checkpoint and its record says so
+``SUITE_PROGRESS``  ``off`` turns progress bars off
+=================== =====================================================================================
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import sys
+from pathlib import Path
+
+PROJECT_ROOT = Path(__file__).resolve().parent.parent
+PROFILES = ("smoke", "quick", "full")  # from smallest to largest; a smaller one never overwrites a larger one's results
+
+
+class SettingError(ValueError):
+    """A setting has a value that is not among the known ones."""
+
+
+def cuda_is_available() -> bool:
+    """Whether PyTorch can be imported and sees a GPU (the grade runs where there is no PyTorch)."""
+    try:
+        import torch
+    except ImportError:
+        return False
+    return torch.cuda.is_available()
+
+
+def profile() -> str:
+    """The profile in force: ``smoke`` (seconds), ``quick`` (CPU minutes, no downloads) or ``full`` (the sheets' budgets)."""
+    name = os.environ.get("SUITE_PROFILE") or ("full" if cuda_is_available() else "quick")
+    if name not in PROFILES:
+        raise SettingError(f"SUITE_PROFILE={name!r} is unknown; the profiles are {', '.join(PROFILES)}")
+    return name
+
+
+def choose(*, smoke, quick, full):
+    """The value that belongs to the profile in force, for example ``choose(smoke=1, quick=5, full=20)`` epochs."""
+    return {"smoke": smoke, "quick": quick, "full": full}[profile()]
+
+
+def data_folder() -> Path:
+    """Folder of downloads and decoded caches."""
+    return Path(os.environ.get("SUITE_DATA") or PROJECT_ROOT / "data")
+
+
+def output_folder() -> Path:
+    """Folder that holds ``results/``, ``figures/`` and executed ``notebooks/`` of the profile in force."""
+    if os.environ.get("SUITE_OUTPUT"):
+        return Path(os.environ["SUITE_OUTPUT"])
+    return PROJECT_ROOT if profile() == "full" else PROJECT_ROOT / "build" / profile()
+
+
+def checkpoint_folder() -> Path:
+    """Folder of checkpoints (never in git): on the same disk as the outputs, apart from them."""
+    return (PROJECT_ROOT if output_folder() == PROJECT_ROOT else output_folder()) / "build" / "checkpoints"
+
+
+def time_budget_seconds() -> float | None:
+    """Seconds that one run may train, or None for no limit."""
+    text = os.environ.get("SUITE_MINUTES")
+    if not text:
+        return None
+    try:
+        minutes = float(text)
+    except ValueError:
+        minutes = -1.0
+    if not minutes > 0:
+        raise SettingError(f"SUITE_MINUTES={text!r} is not a positive number of minutes")
+    return 60.0 * minutes
+
+
+def device():
+    """The ``torch.device`` to train on."""
+    import torch
+
+    name = os.environ.get("SUITE_DEVICE") or ("cuda" if torch.cuda.is_available() else "cpu")
+    known = ["cpu"] + [f"cuda:{index}" for index in range(torch.cuda.device_count())]
+    if name not in known and not (name == "cuda" and len(known) > 1):
+        raise SettingError(f"SUITE_DEVICE={name!r} is not on this machine; the devices are {', '.join(known)}")
+    return torch.device(name)
+
+
+def show_progress() -> bool:
+    """Whether progress bars are drawn: in a terminal or a live notebook, unless turned off."""
+    return os.environ.get("SUITE_PROGRESS", "on") != "off" and (sys.stdout.isatty() or "ipykernel" in sys.modules)
+
+
+def keep_freed_memory() -> None:
+    """Tell glibc to keep freed blocks for the next step instead of handing them back to the system.
+
+    A training step frees and asks for the same activations again and again; handed back, each page is faulted in anew,
+    which costs a CPU half of its time on models of medium size. Does nothing where the C library is another one.
+    """
+    if sys.platform != "linux":
+        return
+    try:
+        library = ctypes.CDLL("libc.so.6")
+        mmap_threshold, trim_threshold = -3, -1  # M_MMAP_THRESHOLD and M_TRIM_THRESHOLD of malloc.h
+        library.mallopt(mmap_threshold, 1 << 30)
+        library.mallopt(trim_threshold, (1 << 31) - 1)
+    except (OSError, AttributeError):
+        return

@@ -1,0 +1,49 @@
+#!/usr/bin/env bash
+# Make .venv with everything the suite needs. Safe to run again: it does nothing when the requirements have not changed.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+stamp=.venv/requirements.sha256
+wanted=$(cat requirements.txt requirements-dev.txt scripts/environment.sh | sha256sum)
+if [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$wanted" ] && .venv/bin/python -c '' 2>/dev/null; then
+    exit 0
+fi
+
+as_root() {  # run a command as root where that needs no password, else print it and fail
+    if [ "$(id -u)" = 0 ]; then "$@"
+    elif sudo -n true 2>/dev/null; then sudo "$@"
+    else echo "please run: sudo $*" >&2; return 1
+    fi
+}
+
+python=
+for candidate in python3 python3.14 python3.13 python3.12 python3.11; do
+    if command -v "$candidate" >/dev/null && "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then
+        python=$candidate
+        break
+    fi
+done
+if [ -z "$python" ]; then
+    echo "Python 3.11 or newer is needed; on Debian or Ubuntu: sudo apt-get install python3 python3-venv" >&2
+    exit 1
+fi
+
+echo "making .venv with $($python --version)"
+rm -rf .venv
+if ! "$python" -m venv .venv 2>/dev/null; then  # Debian keeps venv in a package of its own
+    rm -rf .venv
+    version=$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+    as_root apt-get update -qq
+    as_root apt-get install -y -qq "python$version-venv" || as_root apt-get install -y -qq python3-venv
+    "$python" -m venv .venv
+fi
+
+pip=".venv/bin/python -m pip --disable-pip-version-check --quiet"
+if ! command -v nvidia-smi >/dev/null && [ "$(uname -s)" = Linux ]; then
+    # Without a GPU the CPU build does, and is a tenth of the size. Where its index is out of reach the usual build serves.
+    cpu_index=https://download.pytorch.org/whl/cpu
+    timeout 300 $pip --retries 0 --timeout 15 install --index-url "$cpu_index" torch torchvision 2>/dev/null \
+        || echo "the CPU build of PyTorch is out of reach: installing the usual one"
+fi
+$pip install -r requirements-dev.txt
+echo "$wanted" > "$stamp"

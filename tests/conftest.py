@@ -1,0 +1,21 @@
+"""Every test works in a folder of its own: no test can touch results/, figures/ or notebooks/ of the project."""
+
+import os
+
+# Set before torch is imported: tests run several processes on few cores, and spinning threads slow each other down.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ["SUITE_PROGRESS"] = "off"
+
+import pytest
+import torch
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def own_folders(tmp_path, monkeypatch):
+    """The smoke profile, writing into the test's temporary folder."""
+    monkeypatch.setenv("SUITE_PROFILE", "smoke")
+    monkeypatch.setenv("SUITE_OUTPUT", str(tmp_path / "output"))
+    for name in ("SUITE_RETRAIN", "SUITE_MINUTES", "SUITE_DEVICE"):
+        monkeypatch.delenv(name, raising=False)
