@@ -6,6 +6,8 @@ import argparse
 import os
 import sys
 import time
+from collections.abc import Callable
+from pathlib import Path
 
 from helpers import notebooks, records, settings, tables
 
@@ -43,19 +45,84 @@ def status(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def report(arguments: argparse.Namespace) -> int:
+    """Build the report from the records alone: report.pdf."""
+    from helpers import report as builder
+
+    started = time.perf_counter()
+    try:
+        path, complaints = builder.build()
+    except builder.ReportError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(f"{path}: {path.stat().st_size / 2**20:.1f} MiB, {time.perf_counter() - started:.0f} s", *complaints, sep="\n    ")
+    return 1 if complaints else 0
+
+
+def readme(arguments: argparse.Namespace) -> int:
+    """Write the table of results into README.md, or only check it."""
+    from helpers import readme as table
+
+    if not table.update(check=arguments.check):
+        return 0
+    print("README.md: its table of results " + ("is stale: run python -m helpers readme" if arguments.check else "was written"))
+    return int(arguments.check)
+
+
+def grade(arguments: argparse.Namespace) -> int:
+    """Mark the saved results, figures, notebooks and answers of this suite, or of a copy of it."""
+    from helpers import grade_formats, grading
+    from helpers.submission import Copy, Unreadable
+
+    try:
+        copy = Copy.of(Path(arguments.folder)) if arguments.folder else Copy.this_suite()
+    except Unreadable as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    items = grading.mark(copy)
+    grade_formats.show(items)
+    for name, write in grade_formats.WRITERS.items():
+        if getattr(arguments, name):
+            write(items, Path(getattr(arguments, name)))
+    return 0 if grading.passed(items) else 1
+
+
+def gradescope(arguments: argparse.Namespace) -> int:
+    """Pack the grade as an autograder for Gradescope."""
+    from helpers import autograder
+
+    path = autograder.pack(Path(arguments.output) if arguments.output else settings.PROJECT_ROOT / "build" / "autograder.zip")
+    print(f"{path}: {path.stat().st_size / 2**10:.0f} KiB")
+    return 0
+
+
+def _arguments_of(function: Callable, command: argparse.ArgumentParser) -> None:
+    if function in (build, check):
+        command.add_argument("notebook", nargs="*", help="names; all by default")
+    elif function is readme:
+        command.add_argument("--check", action="store_true", help="change nothing; exit status 1 where it is stale")
+    elif function is grade:
+        command.add_argument("folder", nargs="?", help="another copy of the suite; this one by default")
+        for name in ("gradescope", "csv", "junit"):
+            command.add_argument(f"--{name}", metavar="FILE", help=f"write the grade as {name} too")
+    elif function is gradescope:
+        command.add_argument("--output", metavar="FILE", help="build/autograder.zip by default")
+
+
 def main() -> int:
     """Parse the command line and run one command."""
     parser = argparse.ArgumentParser(prog="python -m helpers", description=__doc__)
     parser.add_argument("--profile", choices=settings.PROFILES, help="overrides SUITE_PROFILE")
     commands = parser.add_subparsers(required=True, metavar="command")
-    for function in (build, check, status):
+    for function in (build, check, status, report, readme, grade, gradescope):
         command = commands.add_parser(function.__name__, help=function.__doc__)
         command.set_defaults(function=function)
-        if function is not status:
-            command.add_argument("notebook", nargs="*", help="names; all by default")
+        _arguments_of(function, command)
     arguments = parser.parse_args()
     if arguments.profile:
         os.environ["SUITE_PROFILE"] = arguments.profile
+    elif arguments.function in (report, readme, grade, gradescope):
+        os.environ.setdefault("SUITE_PROFILE", "full")  # they read what is saved; a GPU is not asked for
     try:
         return arguments.function(arguments)
     except (settings.SettingError, notebooks.NotebookError, records.RecordError) as error:

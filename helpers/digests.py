@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ast
 import hashlib
+from collections.abc import Iterator
 from pathlib import Path
 
 from helpers.settings import PROJECT_ROOT
@@ -49,8 +50,9 @@ class Module:
                 self.definitions[node.name] = [node]  # the last definition of a name is the one in force
             elif isinstance(node, (ast.Assign, ast.AnnAssign)):
                 targets = node.targets if isinstance(node, ast.Assign) else [node.target]
-                for name_node in (n for target in targets for n in ast.walk(target) if isinstance(n, ast.Name)):
-                    self.definitions[name_node.id] = [node]
+                for target in targets:
+                    if isinstance(target, ast.Name) and target.id.strip("_").isupper():  # a constant, not an experiment's variable
+                        self.definitions[target.id] = [node]
             elif isinstance(node, ast.Import):
                 for alias in node.names:
                     if alias.name.split(".")[0] == "helpers":
@@ -91,13 +93,27 @@ def source_digest(function: str, notebook_source: str) -> str:
                 waiting.append(module.imports[name])
             continue
         reached[module_name, name] = "".join(canonical(node) for node in nodes)
-        for node in (inner for outer in nodes for inner in ast.walk(outer)):
-            if isinstance(node, ast.Name):
-                waiting += _targets(module, node.id, None)
-            elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
-                waiting += _targets(module, node.value.id, node.attr)
+        for global_name, attribute in (found for node in nodes for found in _global_names(node, frozenset())):
+            waiting += _targets(module, global_name, attribute)
     text = "\n".join(f"{module}:{name}:{code}" for (module, name), code in sorted(reached.items()))
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _global_names(node: ast.AST, bound: frozenset[str]) -> Iterator[tuple[str, str | None]]:
+    """The names under ``node`` that are not bound in it, as (name, None) or, for ``name.attribute``, (name, attribute)."""
+    if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)):
+        names = {argument.arg for argument in ast.walk(node.args) if isinstance(argument, ast.arg)}
+        names |= {inner.id for inner in ast.walk(node) if isinstance(inner, ast.Name) and isinstance(inner.ctx, ast.Store)}
+        bound = bound | names
+    elif isinstance(node, (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)):
+        targets = (inner for generator in node.generators for inner in ast.walk(generator.target))
+        bound = bound | {inner.id for inner in targets if isinstance(inner, ast.Name)}
+    if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id not in bound:
+        yield node.value.id, node.attr
+    if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load) and node.id not in bound:
+        yield node.id, None
+    for child in ast.iter_child_nodes(node):
+        yield from _global_names(child, bound)
 
 
 def _targets(module: Module, name: str, attribute: str | None) -> list[tuple[str, str]]:

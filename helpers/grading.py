@@ -8,18 +8,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from helpers import notebooks, tables, verdicts
 from helpers.records import Record
-from helpers.submission import ARRAYS_LIMIT, FIGURE_LIMIT, PARSING_ERRORS, Cell, Copy, Unreadable
+from helpers.submission import ARRAYS_LIMIT, FIGURE_LIMIT, PARSING_ERRORS, Copy, Unreadable
 from helpers.verdicts import Verdict
 
 STATUSES = ("pass", "partial", "fail", "missing", "manual")
 WEIGHTS = {"run": 5.0, "answer": 2.0, "notebook": 1.0}  # where the sheet gives no points
 SHARE = {"pass": 1.0, "partial": 0.5, "fail": 0.0, "missing": 0.0}
 WORDS_OF_AN_ANSWER = 15
-PLACEHOLDER = re.compile(r"\b(your (answer|text|derivation|proof)|answer here|write (it|here|your)|to be written|to do|todo|lorem ipsum)\b", re.I)
+PLACEHOLDER = re.compile(
+    r"\b(your (answer|text|derivation|proof)|answer here|write (it|here|your)|to be written|lorem ipsum)\b", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ class Item:
     weighted: bool
     status: str
     reasons: tuple[str, ...] = ()
-    evidence: tuple[Verdict, ...] = field(default=())
+    evidence: tuple[Verdict, ...] = ()
     file: str = ""
 
     @property
@@ -69,8 +70,8 @@ def mark(copy: Copy) -> list[Item]:
     names = sorted({entry["notebook"] for entry in content["run"]})
     sheets = list(content["sheets"])
     items.sort(key=lambda item: sheets.index(item.sheet))
-    return items + [_guarded("notebook", {"id": name, "notebook": name, "question": "the executed notebook"}, copy, _mark_notebook)
-                    for name in names]
+    books = [{"id": name, "question": "the executed notebook"} for name in names]
+    return items + [_guarded("notebook", entry, copy, _mark_notebook) for entry in books]
 
 
 def passed(items: Iterable[Item]) -> bool:
@@ -84,7 +85,7 @@ def _guarded(kind: str, entry: dict, copy: Copy, function: Callable[[dict, Copy]
         status, reasons, evidence, file = function(entry, copy)
     except Unreadable as error:
         status, reasons, evidence, file = "fail", [str(error)], [], ""
-    except Exception as error:  # noqa: BLE001 - a hostile file must not stop the marking of the others
+    except Exception as error:  # a hostile file must not stop the marking of the others
         status, reasons, evidence, file = "fail", [f"could not be marked: {type(error).__name__}: {str(error)[:200]}"], [], ""
     return Item(kind, entry["id"], entry.get("sheet", ""), entry["question"], float(entry.get("points", WEIGHTS[kind])),
                 "points" not in entry, status, tuple(reasons), tuple(evidence), file)
@@ -97,7 +98,8 @@ def _mark_run(entry: dict, copy: Copy) -> tuple:
     judged = verdicts.judge(entry, record)
     wrong = [_sentence(verdict) for verdict in judged if verdict.passed is False]
     wrong += verdicts.out_of_order(entry["id"], copy.record)
-    wrong += list(_wrong_source(entry, record, copy)) + list(_wrong_files(entry, record, copy))
+    wrong += [*_wrong_source(entry, record, copy), *_wrong_files(entry, record, copy)]
+    wrong += _misprinted(entry, record, _printed_numbers(entry["notebook"], copy))
     partial = [record.remark] if record.remark else []
     partial += [f"{verdict.metric} is {verdict.word}" for verdict in judged if verdict.word.startswith("measured as")]
     if "verdicts" in entry:
@@ -173,39 +175,51 @@ def _mark_notebook(entry: dict, copy: Copy) -> tuple:
     name, file = entry["id"], f"notebooks/{entry['id']}.ipynb"
     if copy.file(file, 2**40) is None:
         return "missing", [f"{file} is not there"], [], ""
-    cells = copy.cells(name)
+    copy.cells(name), copy.source(name)  # refuse what is too large, lies elsewhere or is not a notebook
     found = notebooks.check(name, copy.root / "notebooks", copy.source_root / "notebooks")
     reasons = [] if found.state == "fresh" else [f"{found.state}: {reason}" for reason in found.reasons]
-    reasons += _printed_numbers(name, cells, copy)
+    reasons += _wrong_prints(name, copy)
     if reasons:
         return "fail", reasons, [], file
     profile = copy.stamp(name).get("profile")
     return ("pass", [], [], file) if profile == "full" else ("partial", [f"built with the {str(profile)[:60]} profile"], [], file)
 
 
-def _printed_numbers(name: str, cells: list[Cell], copy: Copy) -> list[str]:
-    """Numbers in the notebook's tables of results that are missing or not those of the records."""
+def _printed_numbers(notebook: str, copy: Copy) -> dict[tuple[str, str], str]:
+    """What a saved notebook's tables of results show; nothing where it cannot be read, which its own item says."""
     printed = {}
-    for cell in cells:
-        for text in cell.displayed:
-            printed.update(_rows_of_results(text))
+    try:
+        for cell in copy.cells(notebook):
+            for text in cell.displayed:
+                printed.update(_rows_of_results(text))
+    except Unreadable:
+        return {}
+    return printed
+
+
+def _misprinted(entry: dict, record: Record, printed: dict[tuple[str, str], str]) -> list[str]:
+    """Metrics of a run that its notebook prints otherwise than the record has them."""
     wrong = []
-    for entry in verdicts.asked_runs():
-        if entry["notebook"] != name:
-            continue
+    for metric in entry.get("metrics", {}):
+        shown = printed.get((entry["id"], metric))
+        if shown is not None and metric in record.metrics and not _agrees(shown, record.metrics[metric], record.spread[metric]):
+            ours = Verdict(metric, record.metrics[metric], record.spread[metric]).measured
+            wrong.append(f"{metric} of {entry['id']}: the notebook prints {shown[:40]}, the record has {ours}")
+    return wrong
+
+
+def _wrong_prints(name: str, copy: Copy) -> list[str]:
+    """Numbers in a notebook's tables of results that are missing, or not those of the records."""
+    printed, wrong = _printed_numbers(name, copy), []
+    for entry in (entry for entry in verdicts.asked_runs() if entry["notebook"] == name):
         try:
             record = copy.record(entry["id"])
         except Unreadable:
             continue  # said at the run
-        for metric in entry.get("metrics", {}) if record else ():
-            if metric not in record.metrics:
-                continue
-            shown = printed.get((entry["id"], metric))
-            if shown is None:
-                wrong.append(f"no table shows {metric} of {entry['id']}")
-            elif not _agrees(shown, record.metrics[metric], record.spread[metric]):
-                wrong.append(f"{metric} of {entry['id']} is printed as {shown[:40]}, the record has "
-                             f"{verdicts.Verdict(metric, record.metrics[metric], record.spread[metric]).measured}")
+        if record is not None:
+            asked = [metric for metric in entry.get("metrics", {}) if metric in record.metrics]
+            wrong += [f"no table shows {metric} of {entry['id']}" for metric in asked if (entry["id"], metric) not in printed]
+            wrong += _misprinted(entry, record, printed)
     return wrong
 
 

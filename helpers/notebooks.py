@@ -119,8 +119,13 @@ class Check:
     reasons: tuple[str, ...] = ()
 
 
-def check(name: str, folder: Path | None = None) -> Check:
+def check(name: str, folder: Path | None = None, sources: Path | None = None) -> Check:
     """Whether a saved notebook is what its source would give, offline and without running anything.
+
+    Args:
+        name: of the notebook, without suffix.
+        folder: where the ``.ipynb`` lies (default: the project's ``notebooks/``).
+        sources: where the ``.py`` lies (default: the project's ``notebooks/``).
 
     ``missing``: not there or not a notebook. ``failed``: a cell ended in an error, wrote to stderr or shows a path of
     the machine it ran on. ``hollow``: a cell was not run, or not in order. ``stale``: the source has changed since.
@@ -131,10 +136,10 @@ def check(name: str, folder: Path | None = None) -> Check:
         cells = [cell for cell in content["cells"] if cell["cell_type"] == "code" and "".join(cell["source"]).strip()]
         outputs = [[_output(output) for output in cell["outputs"]] for cell in cells]
         counts = [cell["execution_count"] for cell in cells]
-        stamp = content["metadata"].get("suite", {})
+        stamp = content["metadata"].get("suite", {}).get("source")
     except FileNotFoundError:
         return Check(name, "missing", (f"{path.name} is not there",))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         return Check(name, "missing", (f"{path.name} is not a notebook: {error!r}",))
     reasons = []
     for number, cell_outputs in enumerate(outputs, 1):
@@ -149,7 +154,10 @@ def check(name: str, folder: Path | None = None) -> Check:
         return Check(name, "hollow", ("its cells were not run from top to bottom in one go",))
     if not any(outputs):
         return Check(name, "hollow", ("it has no outputs",))
-    if stamp.get("source") != _text_digest(source_path(name)):
+    source = (sources or FOLDER) / f"{name}.py"
+    if not source.is_file():
+        return Check(name, "stale", (f"its source {name}.py is not there",))
+    if stamp != _text_digest(source):
         return Check(name, "stale", (f"{name}.py has changed since it was built",))
     return Check(name, "fresh")
 

@@ -21,7 +21,7 @@ from helpers.records import Record, RecordError
 
 MEBIBYTE = 2**20
 RECORD_LIMIT, ARRAYS_LIMIT, FIGURE_LIMIT, NOTEBOOK_LIMIT, SOURCE_LIMIT = (
-    2 * MEBIBYTE, 64 * MEBIBYTE, 32 * MEBIBYTE, 32 * MEBIBYTE, 2 * MEBIBYTE,
+    2 * MEBIBYTE, 64 * MEBIBYTE, 32 * MEBIBYTE, 16 * MEBIBYTE, 2 * MEBIBYTE,
 )
 # What a broken or hostile file can raise while it is parsed.
 PARSING_ERRORS = (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError, MemoryError, SyntaxError)
@@ -140,7 +140,7 @@ class Copy:
         if path is None:
             return []
         try:
-            return [_cell(cell) for cell in json.loads(path.read_bytes())["cells"]]
+            return _cells_of(path, path.stat().st_mtime_ns)
         except PARSING_ERRORS as error:
             raise Unreadable(f"{relative} is not a notebook ({_short(error)})") from error
 
@@ -160,6 +160,12 @@ def _digest_of(function: str, source: bytes) -> str | None:
         return source_digest(function, source.decode())
     except PARSING_ERRORS:
         return None
+
+
+@cache
+def _cells_of(path: Path, changed: int) -> list[Cell]:
+    """Cells of a notebook file, parsed once for each time that it changed."""
+    return [_cell(cell) for cell in json.loads(path.read_bytes())["cells"]]
 
 
 def _cell(cell: dict) -> Cell:
@@ -195,7 +201,8 @@ def _complaint(content: dict, run_id: str) -> str | None:
     if content["profile"] not in settings.PROFILES:
         return f"its profile is {content['profile'][:60]!r}"
     budget, metrics, spread, dataset = (content[name] for name in ("budget", "metrics", "spread", "dataset"))
-    if not (isinstance(budget["unit"], str) and all(_is_number(budget[name]) and budget[name] >= 0 for name in ("done", "planned"))):
+    amounts = [budget["done"], budget["planned"]]
+    if not (isinstance(budget["unit"], str) and all(map(_is_number, amounts)) and min(amounts) >= 0):
         return "its budget is not two numbers and a unit"
     if dataset is not None and not (isinstance(dataset["name"], str) and isinstance(dataset["stand_in"], bool)):
         return "its data set has no name, or does not say whether it is a stand-in"

@@ -82,7 +82,7 @@ def _judge(name: str, facts: dict, record: Record) -> Verdict:
     if value is None:
         others = [other for other in record.metrics if other.startswith(f"{name}_")]
         return Verdict(name, None, facts=facts, word=f"measured as {', '.join(others)}" if others else "not measured",
-                       passed=None if others or "better" not in facts else False)
+                       passed=None if others else False)
     word, passed = _word(value, facts, record)
     return Verdict(name, value, record.spread[name], facts, word, passed)
 
@@ -115,8 +115,8 @@ def out_of_order(run_id: str, find: Callable[[str], Record | None]) -> list[str]
         if run != run_id:
             continue
         records = find(run), find(other_run)
-        if None in records:
-            continue
+        if None in records or any(record.remark for record in records):
+            continue  # another budget or other data: not comparable
         value, limit = records[0].metrics.get(metric, -math.inf), records[1].metrics.get(other_metric, math.inf)
         if value > limit:
             found.append(f"{metric} {tables.number(value)} exceeds {other_metric} of {other_run}, {tables.number(limit)}")

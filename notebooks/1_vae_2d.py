@@ -84,6 +84,11 @@ class GaussianVAE(nn.Module):
         variances = {"diagonal": 2, "scalar": 1}[decoder_variance]
         self.encoder = mlp([2, *hidden, 4])
         self.decoder = mlp([2, *hidden[::-1], 2 + variances])
+        # The second coordinate of z starts nearly asleep. With both awake, one direction of the data can be taken up by one
+        # coordinate on one side and by the other on the other side: a bent code that gradient descent cannot straighten.
+        with torch.no_grad():
+            self.encoder[-1].weight[1].mul_(0.05)
+            self.decoder[0].weight[:, 1].mul_(0.05)
 
     def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log-variance of q(z|x), (..., 2) each."""
@@ -139,8 +144,8 @@ print(f"largest difference to torch.distributions: log-density {error:.1e}, KL {
 # %% [markdown]
 # ## Training and evaluating a stack
 #
-# The optimiser is the sheet's (Adam, $10^{-3}$, batches of 128); the learning rate then falls along a half cosine, which
-# removes the jitter of the last steps. During training the test terms use one draw of $z$ a point, as the course does; the
+# The optimiser is the sheet's (Adam, batches of 128) with a learning rate of $3\cdot10^{-3}$ that falls along a half cosine, which
+# removes the jitter of the last steps, and twice the sheet's 10 epochs. During training the test terms use one draw of $z$ a point, as the course does; the
 # numbers in the tables average many draws, so that they are the ELBO and not one noisy estimate of it.
 
 
@@ -154,9 +159,31 @@ def evaluate_terms(model: nn.Module, data: Tensor, seed: int, draws: int = 1, st
     return total / draws
 
 
+class KLWarmUp(GradientUpdate):
+    """Gradient steps on recon + weight * kl, the weight rising linearly from ``start`` to 1 over the first ``steps`` steps."""
+
+    def __init__(self, *arguments, start: float, steps: float, **options) -> None:
+        super().__init__(*arguments, **options)
+        self.start, self.rise_steps, terms = start, steps, self.loss
+
+        def loss(batch: Tensor, generator: torch.Generator) -> Tensor:
+            neg_elbo, recon, kl = terms(batch, generator)
+            return torch.stack([recon + self.weight * kl, neg_elbo.detach(), recon.detach(), kl.detach()])
+
+        self.loss = loss
+
+    def __call__(self, batch: Tensor, step: int, generator: torch.Generator) -> Tensor:
+        self.weight = self.start + (1 - self.start) * min(1.0, step / self.rise_steps)
+        return super().__call__(batch, step, generator)[1:]  # recorded is the bound itself, whatever its weights were
+
+
 def train_vae(model: nn.Module, train: np.ndarray, test: np.ndarray, *, epochs: int, batch_size: int, learning_rate: float,
-              order_seed: int, stack: int | None, training: dict):
-    """Fit a VAE (or a stack) to points (N, 2); returns the :class:`helpers.training.History`."""
+              order_seed: int, stack: int | None, training: dict, kl_start: float = 1.0):
+    """Fit a VAE (or a stack) to points (N, 2); returns the :class:`helpers.training.History`.
+
+    With ``kl_start`` below 1 the KL is weighted from there up to 1 over the first 30 % of the steps, and the learning rate
+    follows one cycle; else it falls along a half cosine.
+    """
     device = settings.device()
     model.to(device)
     batches = Batches(torch.from_numpy(train).to(device), batch_size, seed=order_seed, stack=stack)
@@ -167,7 +194,10 @@ def train_vae(model: nn.Module, train: np.ndarray, test: np.ndarray, *, epochs: 
 
     steps = epochs * batches.per_epoch
     optimizer = torch.optim.Adam(model.parameters(), lr=learning_rate, fused=True)
-    update = GradientUpdate(model, loss, optimizer, schedule=schedules.cosine(steps))
+    if kl_start < 1:
+        update = KLWarmUp(model, loss, optimizer, schedule=schedules.one_cycle(steps), start=kl_start, steps=0.3 * steps)
+    else:
+        update = GradientUpdate(model, loss, optimizer, schedule=schedules.cosine(steps))
     return fit(update, batches, steps=steps, evaluate=lambda: evaluate_terms(model, held_out, 1, stack=stack), **training)
 
 
@@ -256,7 +286,7 @@ def run_gaussian(run: Run, part: str, dataset_id: int, **config) -> Outcome:
 
 def train_stack(run: Run, name: str, train: np.ndarray, test: np.ndarray, true_nll: list[float], *, epochs: int, batch_size: int,
                 learning_rate: float, members: int, draws: int, decoder_variance: str = "diagonal",
-                hidden: tuple[int, ...] = (128, 128), bits: bool = False) -> tuple[Outcome, Stack]:
+                hidden: tuple[int, ...] = (128, 128), kl_start: float = 1.0, bits: bool = False) -> tuple[Outcome, Stack]:
     """Train a stack of seeds on points (N, 2) and collect what tables and figures need.
 
     Args:
@@ -271,7 +301,7 @@ def train_stack(run: Run, name: str, train: np.ndarray, test: np.ndarray, true_n
     seeds = run.seeds(members)
     stack = Stack(partial(GaussianVAE, decoder_variance, tuple(hidden)), seeds)
     history = train_vae(stack, train, test, epochs=epochs, batch_size=batch_size, learning_rate=learning_rate,
-                        order_seed=run.seed_for("order"), stack=members, training=run.training())
+                        order_seed=run.seed_for("order"), stack=members, training=run.training(), kl_start=kl_start)
     final = {split: unit * evaluate_terms(stack, torch.from_numpy(points).to(settings.device()), run.seed_for(split), draws,
                                           members).double().cpu().numpy() for split, points in (("train", train[:20000]), ("test", test))}
     shown = int(np.argsort(final["test"][0])[members // 2])  # the median seed: neither the luckiest nor the unluckiest
@@ -290,7 +320,7 @@ def train_stack(run: Run, name: str, train: np.ndarray, test: np.ndarray, true_n
 
 
 # %%
-PLAN_A = {"epochs": settings.choose(smoke=1, quick=10, full=40), "batch_size": 128, "learning_rate": 1e-3,
+PLAN_A = {"epochs": settings.choose(smoke=1, quick=10, full=20), "batch_size": 128, "learning_rate": 3e-3,
           "members": settings.choose(smoke=2, quick=5, full=8), "draws": settings.choose(smoke=2, quick=20, full=100)}
 gaussian = {
     (part, dataset_id): suite.run(f"q1_{part}_dset{dataset_id}", run_gaussian, {"part": part, "dataset_id": dataset_id, **PLAN_A})
@@ -312,11 +342,13 @@ def draw_curves(record, heading: str, unit: str) -> plt.Figure:
 
 
 def draw_points(panels: dict[str, tuple[np.ndarray, str]], heading: str, record, width: float = 3.2) -> plt.Figure:
-    """Scatter plots side by side on shared axes: {title: (points (N, 2), colour)}."""
+    """Scatter plots side by side on the same square of the plane: {title: (points (N, 2), colour)}."""
+    low, high = (np.stack([extreme(points, axis=0) for points, _ in panels.values()]) for extreme in (np.min, np.max))
+    centre, half = (low.min(0) + high.max(0)) / 2, 0.53 * (high.max(0) - low.min(0)).max()
     figure, axes = plt.subplots(1, len(panels), figsize=(width * len(panels), 3.3), sharex=True, sharey=True, squeeze=False)
     for axis, (name, (points, colour)) in zip(axes[0], panels.items(), strict=True):
         plotting.scatter(axis, points, colour=colour)
-        axis.set(title=name, xlabel="$x_1$")
+        axis.set(title=name, xlabel="$x_1$", xlim=centre[0] + half * np.array([-1, 1]), ylim=centre[1] + half * np.array([-1, 1]))
     axes[0, 0].set_ylabel("$x_2$")
     plotting.title(figure, heading, record)
     return figure
@@ -538,10 +570,17 @@ def run_clusters(run: Run, samples: int, repetitions: int, **config) -> Outcome:
     return outcome
 
 
+# %% [markdown]
+# **Warming up the KL.** Trained on the bound from the start, most seeds settle for a code that only says which cluster a point
+# is from (about 0.2 bits per dimension above the best): the KL of anything finer has to be paid before the decoder can use
+# it. So the KL is weighted by one half at first and by one after 30 % of the steps, under a one-cycle learning rate; what is reported is
+# the bound itself. The network has three hidden layers: the seams between clusters need a sharp decoder.
+
+# %%
 clusters = suite.run("b19_1b", run_clusters, {
-    "epochs": settings.choose(smoke=1, quick=4, full=40), "batch_size": settings.choose(smoke=2000, quick=500, full=250),
-    "learning_rate": 2e-3, "members": settings.choose(smoke=2, quick=5, full=8), "draws": settings.choose(smoke=1, quick=4, full=20),
-    "hidden": [128, 128], "samples": 100, "repetitions": settings.choose(smoke=2, quick=10, full=50)})
+    "epochs": settings.choose(smoke=1, quick=6, full=80), "batch_size": settings.choose(smoke=2000, quick=500, full=500),
+    "learning_rate": 6e-3, "members": settings.choose(smoke=2, quick=5, full=8), "draws": settings.choose(smoke=1, quick=4, full=20),
+    "hidden": [128, 128, 128], "kl_start": 0.5, "samples": 100, "repetitions": settings.choose(smoke=2, quick=10, full=50)})
 
 # %%
 figure = draw_curves(clusters, "Berkeley 2019, 1.2: VAE on three clusters", "bits per dimension")

@@ -1,0 +1,1507 @@
+# %% [markdown]
+# # 6 · GAN critics, from one parameter to CIFAR-10
+#
+# A generative adversarial network (GAN) is a game: a *critic* estimates how far the generated distribution is from the data,
+# a *generator* makes that estimate smaller. Whether the game ends, circles or explodes is decided by what the critic
+# estimates and by how it is held in check. With one parameter in the generator everything can be computed by hand; with seven
+# million, the same losses, the same penalties and the same update draw pictures.
+#
+# | part | sheet | question |
+# |---|---|---|
+# | A | Mila/UdeM, 2020 | two losses, three regularisers, the alternating update, the moving average |
+# | B | Mila/UdeM, 2020, 2.1 | twenty Dirac GANs: trajectories, verdicts, theory |
+# | C | Mila/UdeM, 2020, 2.7 | five GANs on CIFAR-10: Inception Score, Fréchet distance, and which loss tells progress |
+#
+# References: Goodfellow et al., arXiv:1406.2661; Arjovsky, Chintala and Bottou, *Wasserstein GAN*, arXiv:1701.07875; Mescheder,
+# Geiger and Nowozin, *Which training methods for GANs do actually converge?*, arXiv:1801.04406.
+
+# %%
+# Bootstrap: find the suite. On Colab, fetch it and install what is missing; elsewhere nothing is installed.
+import sys
+from pathlib import Path
+
+starts = [Path(globals().get("__file__", "notebook")).resolve().parent, Path.cwd()]
+folders = [folder for start in starts for folder in (start, *start.parents)]
+root = next((folder for folder in folders if (folder / "helpers" / "settings.py").exists()), None)
+if root is None:
+    raise FileNotFoundError("the folder 'helpers' was not found: open this notebook inside the suite's folder")
+sys.path.insert(0, str(root))
+
+# %%
+import copy
+import hashlib
+import json
+import math
+import os
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass
+from itertools import pairwise, product
+
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from helpers import datasets, plotting, records, schedules, settings, tables
+from helpers.files import file_digest
+from helpers.records import Outcome, Run, Suite
+from helpers.training import Batches, ExponentialAverage, GradientUpdate, fit
+
+suite = Suite("6_gan_critics")
+print(f"profile: {suite.profile}")
+
+# %% [markdown]
+# ## A · What a critic estimates
+#
+# Let $p$ be the data and $q$ the generator's distribution. A critic $C$ gives every image one number, *high on real* ones.
+#
+# **Jensen-Shannon divergence.** Read $\sigma(C(x))$ as the probability that $x$ is real. The critic's log-likelihood is
+#
+# $$V(C)=\mathbb E_p[\log\sigma(C)]+\mathbb E_q[\log\sigma(-C)]=\int p\log\sigma(C)+q\log(1-\sigma(C))\,dx .$$
+#
+# At each $x$ the integrand is $p\log s+q\log(1-s)$, which is concave in $s$ and largest where $p/s=q/(1-s)$, that is at
+# $s^*=p/(p+q)$, $C^*=\log(p/q)$. There, with $m=(p+q)/2$,
+#
+# $$V(C^*)=\int p\log\frac{p}{2m}+q\log\frac{q}{2m}\,dx=\mathrm{KL}(p\|m)+\mathrm{KL}(q\|m)-\log4=2\,\mathrm{JSD}(p,q)-\log 4 .$$
+#
+# So for any critic $\widehat{\mathrm{JSD}}(C)=\tfrac12\big(V(C)+\log4\big)\le\mathrm{JSD}(p,q)\le\log2$, with equality on the left for
+# the best one. It is 0 for a critic that cannot tell the two apart ($C=0$).
+#
+# **Wasserstein distance.** By the duality of Kantorovich and Rubinstein, over critics with Lipschitz constant 1,
+#
+# $$W_1(p,q)=\sup_{\|C\|_L\le1}\ \mathbb E_p[C]-\mathbb E_q[C].$$
+#
+# $\widehat W_1(C)=\mathbb E_p[C]-\mathbb E_q[C]$ is a distance only as far as something bounds the slope of $C$; without a bound it
+# can be made as large as one likes.
+#
+# The critic minimises $-\text{metric}+\text{coefficient}\cdot\text{regulariser}$; the generator minimises the metric itself (for
+# JSD this is the *saturating* form of the loss).
+
+
+# %%
+def jsd(real_scores: Tensor, fake_scores: Tensor) -> Tensor:
+    """The critic's lower bound on the Jensen-Shannon divergence, in nats, at most log 2; scores (N,) of a critic high on real."""
+    return 0.5 * (F.logsigmoid(real_scores).mean() + F.logsigmoid(-fake_scores).mean() + math.log(4))
+
+
+def w1(real_scores: Tensor, fake_scores: Tensor) -> Tensor:
+    """Difference of the mean scores: a lower bound on the Wasserstein-1 distance if the critic is 1-Lipschitz."""
+    return real_scores.mean() - fake_scores.mean()
+
+
+METRICS = {"jsd": jsd, "w1": w1}
+
+# %% [markdown]
+# **Gradient penalties** bound the slope where it matters. Both take the norm of $\nabla_xC$ over *all* dimensions of an example:
+#
+# $$\mathrm{R1}=\mathbb E_p\|\nabla C(x)\|^2,\qquad
+# \mathrm{GP}=\mathbb E\big(\|\nabla C(\tilde x)\|-1\big)^2,\quad \tilde x=\epsilon x_p+(1-\epsilon)x_q,\ \epsilon\sim U(0,1).$$
+#
+# R1 asks for a flat critic on real data (there is no factor 1/2 here), GP for slope one between data and samples. Their
+# gradients with respect to the critic's parameters contain second derivatives: `create_graph` keeps what is needed for them.
+# References: R1 arXiv:1801.04406, GP arXiv:1704.00028.
+
+
+# %%
+def input_gradients(scores: Tensor, inputs: Tensor) -> Tensor:
+    """Gradient of each score (N,) with respect to its own input (N, ...), flattened to (N, D) and itself differentiable."""
+    (gradients,) = torch.autograd.grad(scores.sum(), inputs, create_graph=True)
+    return gradients.reshape(len(gradients), -1)
+
+
+def r1_penalty(scores: Tensor, inputs: Tensor) -> Tensor:
+    """Mean squared norm of the critic's gradient; scores (N,) of real inputs (N, ...) that require a gradient."""
+    return input_gradients(scores, inputs).square().sum(1).mean()
+
+
+def one_centred_penalty(scores: Tensor, inputs: Tensor) -> Tensor:
+    """Mean squared distance of the gradient's norm from one; scores (N,) of mixed inputs (N, ...) that require a gradient."""
+    return (torch.linalg.vector_norm(input_gradients(scores, inputs), dim=1) - 1).square().mean()
+
+
+def mix(real: Tensor, fake: Tensor, share: Tensor) -> Tensor:
+    """share * real + (1 - share) * fake with one share (N,) an example, for real and fake (N, ...)."""
+    share = share.reshape(-1, *[1] * (real.ndim - 1))
+    return share * real + (1 - share) * fake
+
+
+# %% [markdown]
+# **Check** in float64: a constant critic has JSD 0, one that is always right tends to $\log2$; for a linear critic $C(x)=w\cdot x$ all
+# four have closed forms: $W_1=w\cdot(\bar x_p-\bar x_q)$, $\mathrm{R1}=\|w\|^2$, $\mathrm{GP}=(\|w\|-1)^2$, whatever the shape of $x$.
+
+# %%
+generator = torch.Generator().manual_seed(0)
+real, fake = torch.randn(2, 16, 3, 4, 4, generator=generator, dtype=torch.float64)
+weight = torch.randn(3, 4, 4, generator=generator, dtype=torch.float64)
+inputs = mix(real, fake, torch.rand(16, generator=generator, dtype=torch.float64)).requires_grad_()
+scores = (inputs * weight).sum((1, 2, 3))
+norm = torch.linalg.vector_norm(weight)
+errors = {
+    "JSD of a constant critic": jsd(scores * 0, scores * 0),
+    "JSD of a perfect critic": jsd(scores * 0 + 1e3, scores * 0 - 1e3) - math.log(2),
+    "W1": w1((real * weight).sum((1, 2, 3)), (fake * weight).sum((1, 2, 3))) - (weight * (real.mean(0) - fake.mean(0))).sum(),
+    "R1": r1_penalty(scores, inputs) - norm**2,
+    "GP": one_centred_penalty(scores, inputs) - (norm - 1) ** 2,
+}
+for name, error in errors.items():
+    assert abs(error.item()) < 1e-12
+    print(f"{name}: differs from its closed form by {abs(error.item()):.1e}")
+
+# %% [markdown]
+# **Spectral normalisation** bounds the slope by construction. A layer $x\mapsto Wx$ has Lipschitz constant $\sigma(W)$, its largest singular
+# value; leaky ReLUs have constant one; so a network of kernels $W/\sigma(W)$ has a bounded slope everywhere. $\sigma$ is tracked by
+# power iteration, one step a training pass: $v\leftarrow W^\top u/\|W^\top u\|$, $u\leftarrow Wv/\|Wv\|$, $\sigma\approx u^\top Wv$. The
+# vectors are constants for the gradient, $\sigma$ is not. As usual the kernel is treated as a matrix of shape
+# (out, in · height · width), whose $\sigma$ is that of the convolution up to a constant factor. References: arXiv:1802.05957.
+
+
+# %%
+class SpectralConv2d(nn.Conv2d):
+    """Convolution whose kernel, as a matrix (out, in * height * width), is divided by its largest singular value (estimated)."""
+
+    def __init__(self, *arguments, **options) -> None:
+        super().__init__(*arguments, **options)
+        self.register_buffer("left", F.normalize(torch.randn(self.out_channels), dim=0))
+        self.register_buffer("right", F.normalize(torch.randn(self.weight[0].numel()), dim=0))
+        for _ in range(15):  # a good start: from then on the weights move slowly, and one iteration a pass keeps up
+            self.iterate()
+
+    @torch.no_grad()
+    def iterate(self) -> None:
+        """One power iteration, in place: a captured update goes on from where the last one left the vectors."""
+        matrix = self.weight.flatten(1)
+        self.right.copy_(F.normalize(matrix.T @ self.left, dim=0))
+        self.left.copy_(F.normalize(matrix @ self.right, dim=0))
+
+    def largest_singular_value(self) -> Tensor:
+        """The estimate u W v, a scalar through which gradients flow to the kernel."""
+        # Copies: the backward pass of this call may come after the next iteration.
+        return self.left.clone() @ (self.weight.flatten(1) @ self.right.clone())
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.autocast(x.device.type, enabled=False):  # a norm in 8 bits would wander
+            if self.training:
+                self.iterate()
+            kernel = self.weight / self.largest_singular_value()
+        return self._conv_forward(x, kernel, self.bias)
+
+
+# %% [markdown]
+# ### The alternating update
+#
+# One update is `critic_steps` steps of the critic, each on fresh real and fresh generated images, then one step of the generator
+# **against the critic as it is now**, then a step of the moving average $t\leftarrow\alpha t+(1-\alpha)s$ of the generator's weights.
+#
+# What makes it quick is what it does not do. Real and generated images go through the critic in one batch. Where R1 is on, the
+# real images' pass is in float32 (its second derivatives are not for eight bits) and serves both the metric and the penalty.
+# The generator's step asks autograd for the generator's gradients only. Nothing waits for the device: all
+# noise is drawn at the start, the terms stay where they are. On a GPU a whole update is recorded once as a CUDA graph and
+# replayed, since at a batch of 64 starting a thousand small kernels takes longer than running them.
+
+
+# %%
+@dataclass(frozen=True)
+class Objective:
+    """What the critic maximises: metric - coefficient * regulariser.
+
+    Attributes:
+        metric: "jsd" or "w1".
+        regulariser: "none", "r1", "gp", or "sn" (spectral normalisation: a property of the critic, so there is no penalty).
+        coefficient: of the penalty, not negative.
+    """
+
+    metric: str
+    regulariser: str = "none"
+    coefficient: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.metric not in METRICS:
+            raise ValueError(f"the metric {self.metric!r} is unknown; the metrics are {', '.join(METRICS)}")
+        if self.regulariser not in REGULARISERS:
+            raise ValueError(f"the regulariser {self.regulariser!r} is unknown; the regularisers are {', '.join(REGULARISERS)}")
+        if not (math.isfinite(self.coefficient) and self.coefficient >= 0):
+            raise ValueError(f"the coefficient of a regulariser is a number that is not negative, not {self.coefficient}")
+
+    def terms(self, critic: nn.Module, real: Tensor, fake: Tensor, share: Tensor | None, half: Callable) -> tuple[Tensor, ...]:
+        """Metric, penalty and the two mean scores.
+
+        Args:
+            critic: (N, ...) to scores (N,).
+            real, fake: (N, ...) float32; no gradient flows to what made them.
+            share: (N,) weights of the mixed images, for "gp" only.
+            half: makes the context in which passes without second derivatives run.
+        """
+        penalty = torch.zeros((), device=real.device, dtype=real.dtype)
+        if self.regulariser == "r1":
+            real = real.detach().requires_grad_()
+            real_scores = critic(real)
+            penalty = r1_penalty(real_scores, real)
+            with half():
+                fake_scores = critic(fake)
+        else:
+            if self.regulariser == "gp":
+                mixed = mix(real, fake, share).requires_grad_()
+                penalty = one_centred_penalty(critic(mixed), mixed)
+            with half():
+                real_scores, fake_scores = critic(torch.cat([real, fake])).chunk(2)
+        return METRICS[self.metric](real_scores, fake_scores), penalty, real_scores.mean(), fake_scores.mean()
+
+
+REGULARISERS = ("none", "r1", "gp", "sn")
+
+
+def scale_pixels(pixels: Tensor) -> Tensor:
+    """uint8 images (N, 3, H, W) as float32 in [-1, 1], channels last."""
+    if pixels.dtype != torch.uint8:
+        raise ValueError(f"pixels must be uint8, 0 to 255, not {pixels.dtype}")
+    return pixels.to(torch.float32, memory_format=torch.channels_last).div_(127.5).sub_(1)
+
+
+def to_pixels(images: Tensor) -> Tensor:
+    """Images in [-1, 1] as uint8, the inverse of :func:`scale_pixels`; waits for the device."""
+    low, high = images.min().item(), images.max().item()
+    if not (low >= -1 and high <= 1):
+        raise ValueError(f"images must lie in [-1, 1]; these reach from {low} to {high}")
+    return ((images + 1) * 127.5).round_().to(torch.uint8)
+
+
+class AlternatingUpdate:
+    """The critic's steps, the generator's step and the moving average, as an update for :func:`helpers.training.fit`.
+
+    Args:
+        generator: latents (N, latent_size) to images (N, ...).
+        critic: images (N, ...) to scores (N,).
+        generator_optimizer, critic_optimizer: over their parameters.
+        objective: what the critic maximises; the generator minimises its metric.
+        latent_size: dimensions of the standard normal latents.
+        critic_steps: of the critic for each step of the generator; a batch holds that many times N images.
+        alpha: of the moving average ``self.average.module`` of the generator, in [0, 1).
+        precision: "float32", or "bfloat16" for autocast; penalties are in float32 in either case.
+        captured: replay the update as a CUDA graph.
+    """
+
+    def __init__(self, generator: nn.Module, critic: nn.Module, generator_optimizer: torch.optim.Optimizer,
+                 critic_optimizer: torch.optim.Optimizer, objective: Objective, *, latent_size: int, critic_steps: int,
+                 alpha: float, precision: str = "float32", captured: bool = False) -> None:
+        if critic_steps < 1:
+            raise ValueError(f"the critic makes at least one step an update, not {critic_steps}")
+        self.generator, self.critic, self.objective = generator, critic, objective
+        self.generator_optimizer, self.critic_optimizer = generator_optimizer, critic_optimizer
+        self.latent_size, self.critic_steps = latent_size, critic_steps
+        self.generator_parameters, self.critic_parameters = list(generator.parameters()), list(critic.parameters())
+        self.average = ExponentialAverage(generator, alpha)
+        self.device, self.dtype = self.generator_parameters[0].device, self.generator_parameters[0].dtype
+        self.half = (lambda: torch.autocast(self.device.type, torch.bfloat16)) if precision == "bfloat16" else nullcontext
+        self.run_step = CapturedStep(self.step) if captured else self.step
+
+    def __call__(self, batch: Tensor, step: int, noise: torch.Generator) -> Tensor:
+        """One update on (critic_steps * N, ...) images, uint8 or ready floats.
+
+        Returns:
+            metric, penalty and the mean scores on real and on fake of the last critic step; then the mean score on the fakes
+            that the generator's step saw: (5,).
+        """
+        size = len(batch) // self.critic_steps
+        drawn = {"generator": noise, "device": self.device, "dtype": self.dtype}
+        inputs = [batch, torch.randn(self.critic_steps + 1, size, self.latent_size, **drawn)]
+        if self.objective.regulariser == "gp":
+            inputs.append(torch.rand(self.critic_steps, size, **drawn))
+        return self.run_step(*inputs)
+
+    def step(self, batch: Tensor, latents: Tensor, shares: Tensor | None = None) -> Tensor:
+        """The arithmetic of an update, all of it on the device; the noise is given."""
+        real = scale_pixels(batch) if batch.dtype == torch.uint8 else batch
+        for index, part in enumerate(real.chunk(self.critic_steps)):
+            terms = self.critic_step(part, latents[index], None if shares is None else shares[index])
+        with self.half():
+            fake_scores = self.critic(self.generator(latents[-1]))
+        # Only the fakes depend on the generator: the term of the metric on real images has no gradient here.
+        loss = METRICS[self.objective.metric](torch.zeros_like(fake_scores), fake_scores)
+        self._descend(self.generator_optimizer, self.generator_parameters, loss)
+        self.average.update(self.generator)
+        return torch.stack([*terms, fake_scores.mean()]).detach()
+
+    def critic_step(self, real: Tensor, latents: Tensor, share: Tensor | None) -> tuple[Tensor, ...]:
+        """One step of the critic; returns the terms before it."""
+        with torch.no_grad(), self.half():
+            fake = self.generator(latents)
+        terms = self.objective.terms(self.critic, real, fake, share, self.half)
+        loss = self.objective.coefficient * terms[1] - terms[0]
+        self._descend(self.critic_optimizer, self.critic_parameters, loss)
+        return terms
+
+    @staticmethod
+    def _descend(optimizer: torch.optim.Optimizer, parameters: list[nn.Parameter], loss: Tensor) -> None:
+        for parameter, gradient in zip(parameters, torch.autograd.grad(loss, parameters), strict=True):
+            parameter.grad = gradient
+        optimizer.step()
+
+    def parts(self) -> dict:
+        """Everything with a state, by name."""
+        return {"generator": self.generator, "critic": self.critic, "average": self.average.module,
+                "generator_optimizer": self.generator_optimizer, "critic_optimizer": self.critic_optimizer}
+
+    def state_dict(self) -> dict:
+        """Everything that a resumed run needs."""
+        return {name: part.state_dict() for name, part in self.parts().items()}
+
+    def load_state_dict(self, state: dict) -> None:
+        """Take over a state written by :meth:`state_dict`; before the first call where the update is captured."""
+        for name, part in self.parts().items():
+            part.load_state_dict(state[name])
+
+
+class CapturedStep:
+    """A function of tensors of fixed shapes, recorded as one CUDA graph and replayed.
+
+    The first calls run as they are, on a stream of their own, while libraries choose their algorithms and optimisers make their
+    state; the next one is recorded. What the function changes in place (weights, averages) a replay changes too.
+    """
+
+    def __init__(self, function: Callable[..., Tensor], eager_calls: int = 3) -> None:
+        self.function, self.eager_calls, self.graph = function, eager_calls, None
+
+    def __call__(self, *inputs: Tensor) -> Tensor:
+        if self.eager_calls > 0:
+            self.eager_calls -= 1
+            stream = torch.cuda.Stream()
+            stream.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(stream):
+                output = self.function(*inputs)
+            torch.cuda.current_stream().wait_stream(stream)
+            return output
+        if self.graph is None:
+            self.inputs = [given.clone() for given in inputs]
+            self.graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(self.graph):  # records, runs nothing
+                self.output = self.function(*self.inputs)
+        for static, given in zip(self.inputs, inputs, strict=True):
+            static.copy_(given)
+        self.graph.replay()
+        return self.output.clone()
+
+
+# %% [markdown]
+# ## B · Twenty Dirac GANs
+#
+# The data are one point, $p=\delta_0$. The generator has one parameter and puts out $q=\delta_\theta$; the critic is linear,
+# $C(x)=\psi_0x+\psi_1$, so that $C$ is $\psi_1$ on real and $c=\psi_0\theta+\psi_1$ on fake. The equilibrium is $\theta=0$, $\psi_0=0$. All three
+# parameters start at $\mathcal N(0,0.7^2)$; both players use gradient descent with rate $\eta=0.1$, 5000 steps, the critic first.
+#
+# **Gradients.** With $\sigma'/\sigma=\sigma(-\cdot)$, the derivatives of the metric are
+#
+# | | $\partial/\partial\psi_0$ | $\partial/\partial\psi_1$ | $\partial/\partial\theta$ |
+# |---|---|---|---|
+# | JSD | $-\tfrac12\theta\,\sigma(c)$ | $\tfrac12\big(\sigma(-\psi_1)-\sigma(c)\big)$ | $-\tfrac12\psi_0\,\sigma(c)$ |
+# | $W_1$ | $-\theta$ | $0$ | $-\psi_0$ |
+#
+# and those of the penalties, since $\nabla_xC=\psi_0$ everywhere, are $2\psi_0$ for R1 and $2(|\psi_0|-1)\,\mathrm{sign}\,\psi_0$ for GP, with respect to
+# $\psi_0$ alone. Under $W_1$ the offset $\psi_1$ has no gradient and never moves.
+#
+# **Linear theory.** Near the equilibrium both metrics give a rotation, $\partial_{\psi_0}\approx-g\theta$ and $\partial_\theta\approx-g\psi_0$, with $g=1$ for
+# $W_1$ and $g=\tfrac14$ for JSD (where, besides, $\psi_1$ decays by itself, with factor $1-\eta/4$). Let $h=\eta g$ and $a=1-2\eta\lambda$ with
+# $\lambda$ the coefficient of R1. The critic moves first, $\psi_0'=a\psi_0-h\theta$; the generator sees the new critic,
+# $\theta'=\theta+h\psi_0'$. If both moved at once it would be $\theta'=\theta+h\psi_0$. So $(\psi_0,\theta)$ is multiplied by
+#
+# $$A_{\text{alternating}}=\begin{pmatrix}a&-h\\ ha&1-h^2\end{pmatrix},\quad \det=a(1-h^2)+h^2a=a;\qquad
+# A_{\text{simultaneous}}=\begin{pmatrix}a&-h\\h&1\end{pmatrix},\quad\det=a+h^2.$$
+#
+# The eigenvalues are a complex pair in all these runs, so each has modulus $\sqrt{\det}$:
+#
+# - **no penalty, alternating**: $\sqrt a=1$. Neither growth nor decay: *orbits*. For $W_1$ the quadratic form
+#   $\psi_0^2+\theta^2-\eta\psi_0\theta$ is conserved exactly (insert $\psi_0=\psi_0'+\eta\theta$), an ellipse whose radius varies by
+#   $\sqrt{(2+\eta)/(2-\eta)}$, about 5 %.
+# - **R1, alternating**: $\sqrt{1-2\eta\lambda}$ a step: a *spiral in*, at a rate that depends on $\lambda$ and not on the metric.
+# - **simultaneous**: $\sqrt{1-2\eta\lambda+h^2}$. Without penalty this is above one, however small $\eta$: *divergence*.
+#
+# **One-centred penalty.** It pushes $|\psi_0|$ to one, also at the equilibrium, where $\psi_0$ should be zero: there it has a kink and no
+# linearisation, but the motion can be averaged over a turn. With $\psi_0=r\cos\varphi$ the penalty changes the radius by
+# $\dot r=-2\eta\lambda(\psi_0-\mathrm{sign}\,\psi_0)\cos\varphi$ a step, and $\langle\cos^2\rangle=\tfrac12$, $\langle|\cos|\rangle=\tfrac2\pi$ give
+#
+# $$\langle\dot r\rangle=-\eta\lambda\Big(r-\frac4\pi\Big):$$
+#
+# a *limit cycle* of radius $4/\pi$, approached at $\eta\lambda$ a step from inside and outside. (Averaging needs a turn to be quick
+# against the penalty: $2\lambda\ll g$.)
+
+
+# %%
+DIRAC_PENALTIES = (("none", 0.0), ("r1", 0.01), ("r1", 0.1), ("gp", 0.01), ("gp", 0.1))
+
+
+@dataclass(frozen=True)
+class DiracGame:
+    """One of the twenty: its name on the sheet, its objective, and alpha of the moving average (0: none)."""
+
+    name: str
+    objective: Objective
+    alpha: float
+
+    @property
+    def label(self) -> str:
+        """Metric, penalty with its coefficient, average."""
+        penalty = self.objective.regulariser.upper().replace("NONE", "no penalty")
+        coefficient = f" {self.objective.coefficient:g}" * (self.objective.regulariser != "none")
+        return f"{self.objective.metric.upper()}, {penalty}{coefficient}" + f", EMA {self.alpha:g}" * (self.alpha > 0)
+
+
+DIRAC_GAMES = tuple(
+    DiracGame(f"{metric}_{number}", Objective(metric, *penalty), alpha)
+    for metric in ("jsd", "w1") for number, (alpha, penalty) in enumerate(product((0.0, 0.998), DIRAC_PENALTIES), 1)
+)
+
+
+class DiracGradients:
+    """The closed-form gradients of R games, vectorised over games and starts: every argument and result is (R, S).
+
+    Args:
+        games: R of them.
+    """
+
+    def __init__(self, games: tuple[DiracGame, ...]) -> None:
+        def column(values) -> np.ndarray:
+            return np.array(list(values))[:, None]
+
+        self.is_jsd = column(game.objective.metric == "jsd" for game in games)
+        self.r1, self.gp = (column(game.objective.coefficient * (game.objective.regulariser == kind) for game in games)
+                            for kind in ("r1", "gp"))
+
+    def critic(self, psi0: np.ndarray, psi1: np.ndarray, theta: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Gradient of the critic's loss, -metric + coefficient * regulariser, with respect to psi0 and psi1."""
+        slope = np.where(self.is_jsd, 0.5 * sigmoid(psi0 * theta + psi1), 1.0)  # minus the metric's derivative by C on fake
+        offset = np.where(self.is_jsd, slope - 0.5 * sigmoid(-psi1), 0.0)
+        return slope * theta + 2 * self.r1 * psi0 + 2 * self.gp * (psi0 - np.sign(psi0)), offset
+
+    def generator(self, psi0: np.ndarray, psi1: np.ndarray, theta: np.ndarray) -> np.ndarray:
+        """Gradient of the metric with respect to theta."""
+        return -np.where(self.is_jsd, 0.5 * sigmoid(psi0 * theta + psi1), 1.0) * psi0
+
+
+def sigmoid(x: np.ndarray) -> np.ndarray:
+    """1 / (1 + exp(-x)) without overflow."""
+    return 0.5 * (1 + np.tanh(0.5 * x))
+
+
+def play_dirac(games: tuple[DiracGame, ...], starts: np.ndarray, *, steps: int, rate: float,
+               simultaneous: bool = False) -> np.ndarray:
+    """Play all games from all starts in one loop.
+
+    Args:
+        games: R games.
+        starts: (S, 3) values of psi0, psi1, theta.
+        steps: of both players.
+        rate: of gradient descent, for both.
+        simultaneous: both players move at once; else the generator sees the updated critic.
+
+    Returns:
+        psi0, psi1, theta and the moving average of theta after every step: (steps + 1, 4, R, S).
+    """
+    starts = np.asarray(starts, np.float64)
+    if starts.ndim != 2 or starts.shape[1] != 3 or not np.isfinite(starts).all():
+        raise ValueError(f"starts must be finite rows of psi0, psi1, theta, shape (S, 3), not {starts.shape}")
+    gradients, alpha = DiracGradients(games), np.array([game.alpha for game in games])[:, None]
+    psi0, psi1, theta = (np.tile(column, (len(games), 1)) for column in starts.T)
+    average = theta
+    path = np.empty((steps + 1, 4, *theta.shape))
+    path[0] = psi0, psi1, theta, average
+    for step in range(steps):
+        down0, down1 = gradients.critic(psi0, psi1, theta)
+        seen = (psi0, psi1) if simultaneous else (psi0 - rate * down0, psi1 - rate * down1)
+        theta_next = theta - rate * gradients.generator(*seen, theta)
+        psi0, psi1, theta = psi0 - rate * down0, psi1 - rate * down1, theta_next
+        average = alpha * average + (1 - alpha) * theta
+        path[step + 1] = psi0, psi1, theta, average
+    return path
+
+
+def update_matrix(objective: Objective, rate: float, simultaneous: bool = False) -> np.ndarray:
+    """Jacobian (2, 2) of one step on (psi0, theta) at the equilibrium, for no penalty and R1."""
+    turn = rate * {"jsd": 0.25, "w1": 1.0}[objective.metric]
+    shrink = 1 - 2 * rate * objective.coefficient * (objective.regulariser == "r1")
+    if simultaneous:
+        return np.array([[shrink, -turn], [turn, 1.0]])
+    return np.array([[shrink, -turn], [turn * shrink, 1 - turn**2]])
+
+
+# %% [markdown]
+# **Checks.** The closed forms against autograd on the functions of part A; the matrices against central differences of the update
+# itself; and the vectorised loop against the very `AlternatingUpdate` that trains the images below, on a one-parameter
+# generator with plain gradient descent.
+
+
+# %%
+class DiracGenerator(nn.Module):
+    """Puts out theta for every latent (N, 1)."""
+
+    def __init__(self, theta: float) -> None:
+        super().__init__()
+        self.theta = nn.Parameter(torch.tensor(theta, dtype=torch.float64))
+
+    def forward(self, latents: Tensor) -> Tensor:
+        return self.theta.expand(len(latents))
+
+
+class DiracCritic(nn.Module):
+    """psi0 * x + psi1 for x (N,)."""
+
+    def __init__(self, psi0: float, psi1: float) -> None:
+        super().__init__()
+        self.psi0, self.psi1 = (nn.Parameter(torch.tensor(value, dtype=torch.float64)) for value in (psi0, psi1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.psi0 * x + self.psi1
+
+
+def play_dirac_by_autograd(game: DiracGame, start: np.ndarray, *, steps: int, rate: float) -> np.ndarray:
+    """One game by :class:`AlternatingUpdate`: psi0, psi1, theta and its average after every step, (steps + 1, 4)."""
+    generator, critic = DiracGenerator(start[2]), DiracCritic(start[0], start[1])
+    optimizers = (torch.optim.SGD(module.parameters(), lr=rate) for module in (generator, critic))
+    update = AlternatingUpdate(generator, critic, *optimizers, game.objective, latent_size=1, critic_steps=1, alpha=game.alpha)
+    noise, real = torch.Generator().manual_seed(0), torch.zeros(4, dtype=torch.float64)
+
+    def state() -> list[float]:
+        return [parameter.item() for parameter in (critic.psi0, critic.psi1, generator.theta, update.average.module.theta)]
+
+    path = [state()]
+    for step in range(steps):
+        update(real, step, noise)
+        path.append(state())
+    return np.array(path)
+
+
+DIRAC_RATE = 0.1
+start = np.random.default_rng(0).normal(0, 0.7, 3)
+by_hand = play_dirac(DIRAC_GAMES, start[None], steps=20, rate=DIRAC_RATE)[..., 0]
+by_autograd = np.stack([play_dirac_by_autograd(game, start, steps=20, rate=DIRAC_RATE) for game in DIRAC_GAMES], axis=-1)
+error = np.abs(by_hand - by_autograd).max()
+assert error < 1e-12
+print(f"20 games, 20 steps: closed forms and AlternatingUpdate with autograd differ by at most {error:.1e}")
+
+linear = tuple(game for game in DIRAC_GAMES if game.objective.regulariser != "gp" and game.alpha == 0)
+for simultaneous in (False, True):
+    small = 1e-5 * np.array([[1, 0, 0], [-1, 0, 0], [0, 0, 1], [0, 0, -1.0]])
+    after = play_dirac(linear, small, steps=1, rate=DIRAC_RATE, simultaneous=simultaneous)[1][[0, 2]]
+    numerical = np.stack([after[..., 0] - after[..., 1], after[..., 2] - after[..., 3]], axis=-1).transpose(1, 0, 2) / 2e-5
+    expected = np.stack([update_matrix(game.objective, DIRAC_RATE, simultaneous) for game in linear])
+    eigenvalues = np.linalg.eigvals(expected)
+    assert np.abs(numerical - expected).max() < 1e-9 and np.abs(eigenvalues.imag).min() > 0
+    print(f"{'simultaneous' if simultaneous else 'alternating'} update: matrices differ from central differences by "
+          f"{np.abs(numerical - expected).max():.1e}; every eigenvalue is one of a complex pair")
+
+# %% [markdown]
+# ### A verdict by a rule
+#
+# Words like "diverges" need a rule. Let $r_t=\|(\psi_0,\theta)\|$ and $\bar r$ its mean over the last 500 steps (at least two turns).
+# The rule looks at all starts together, because an orbit and a limit cycle differ in one thing only: whether the end remembers the
+# start.
+#
+# 1. **converges**: $\bar r\le10^{-6}$ from every start;
+# 2. **spiral in**: $\bar r\le r_0/10$ from every start, but not yet there;
+# 3. **orbit**: $\bar r$ within 10 % of $r_0$ from every start, though the starts differ;
+# 4. **limit cycle**: $\bar r$ is the same from every start, within 10 % of its mean;
+# 5. **diverges**: $\bar r\ge1.1\,r_0$ from every start (or not finite);
+# 6. **undecided** otherwise.
+#
+# The rule is about the two live parameters. The moving average changes what is plotted, not what is played.
+
+
+# %%
+DIRAC_WINDOW = 500  # steps that the final radius averages
+
+
+def radius_of(path: np.ndarray) -> np.ndarray:
+    """Distance of (psi0, theta) from the equilibrium, (steps + 1, R, S), for a path of :func:`play_dirac`."""
+    return np.hypot(path[:, 0], path[:, 2])
+
+
+def verdict(first: np.ndarray, final: np.ndarray) -> str:
+    """The rule above, for the first and the final radius from each start, (S,) each."""
+    ratio = final / first
+    if not np.isfinite(final).all():
+        return "diverges"
+    if (final <= 1e-6).all():
+        return "converges"
+    if (ratio <= 0.1).all():
+        return "spiral in"
+    if (np.abs(ratio - 1) <= 0.1).all():
+        return "orbit"
+    if (np.abs(final / final.mean() - 1) <= 0.1).all():
+        return "limit cycle"
+    return "diverges" if (ratio >= 1.1).all() else "undecided"
+
+
+def factor_per_step(radius: np.ndarray) -> np.ndarray:
+    """Factor by which the radius changes a step, (R, S): slope of a straight line through log radius over the second half."""
+    half = len(radius) // 2
+    steps = np.arange(len(radius) - half) - (len(radius) - half - 1) / 2
+    return np.exp(np.tensordot(steps, np.log(np.maximum(radius[half:], 1e-300)), axes=1) / (steps**2).sum())
+
+
+def run_dirac(run: Run, steps: int, rate: float, starts: int) -> Outcome:
+    """Question 2.1: the twenty games from many starts, alternating, and beside it simultaneous."""
+    seeds = run.seeds(starts)
+    points = np.stack([np.random.default_rng(seed).normal(0, 0.7, 3) for seed in seeds])
+    shown = int(np.argsort(np.hypot(points[:, 0], points[:, 2]))[starts // 2])
+    names = [game.name for game in DIRAC_GAMES]
+    arrays, facts, values = {"starts": points}, {"shown": "the start of median radius", "window": DIRAC_WINDOW}, {}
+    for scheme in ("alternating", "simultaneous"):
+        path = play_dirac(DIRAC_GAMES, points, steps=steps, rate=rate, simultaneous=scheme == "simultaneous")
+        radius = radius_of(path)
+        final = radius[-DIRAC_WINDOW:].mean(0)
+        verdicts = {name: verdict(radius[0, index], final[index]) for index, name in enumerate(names)}
+        facts["verdicts" if scheme == "alternating" else "verdicts_simultaneous"] = verdicts
+        arrays[f"{scheme}_final_radius"], arrays[f"{scheme}_factor"] = final, factor_per_step(radius)
+        live = [index for index, game in enumerate(DIRAC_GAMES) if game.alpha == 0]  # the average does not change the radius
+        arrays[f"{scheme}_radius"] = np.log10(np.maximum(radius[::25, live], 1e-30)).astype(np.float16)
+        if scheme == "alternating":
+            arrays["path"] = path[::2, :, :, shown].astype(np.float32)
+            arrays["last_amplitude"] = np.abs(path[-DIRAC_WINDOW:, 2:]).max(0)  # of theta and of its average, (2, R, S)
+            values = {f"final_radius_{name}": radius[-1, index] for index, name in enumerate(names)}
+    arrays["path"] = np.stack([arrays["path"][:, :, index] for index in range(len(names))])
+    return Outcome(values, arrays, budget=(steps, steps, "steps"), seeds=seeds, shown=shown, facts=facts)
+
+
+dirac = suite.run("dirac", run_dirac, {"steps": 5000, "rate": DIRAC_RATE, "starts": settings.choose(smoke=16, quick=16, full=32)})
+
+# %% [markdown]
+# **Check**: the twenty verdicts are those of a correct implementation, the ones with a moving average repeating the ten without; the
+# radii and rates are those of the theory.
+
+# %%
+expected = tables.deliverables()["dirac"]["verdicts"]
+verdicts = dirac["facts"]["verdicts"]
+for index, game in enumerate(DIRAC_GAMES):
+    family, number = game.name.split("_")
+    twin = f"{family}_{(int(number) - 1) % len(DIRAC_PENALTIES) + 1}"
+    assert verdicts[game.name] == expected[twin], f"{game.name}: {verdicts[game.name]}, expected {expected[twin]}"
+    if game.objective.regulariser != "gp":
+        modulus = np.abs(np.linalg.eigvals(update_matrix(game.objective, DIRAC_RATE))).max()
+        assert np.abs(dirac.arrays["alternating_factor"][index] - modulus).max() < 1e-4
+assert (np.diff(dirac.arrays["path"][[game.objective.metric == "w1" for game in DIRAC_GAMES], :, 1], axis=1) == 0).all()
+print(f"{len(verdicts)} verdicts as expected; every measured factor a step is within 1e-4 of the eigenvalue's modulus; "
+      "under W1 the offset never moves")
+
+# %% [markdown]
+# ### The twenty paths
+#
+# Each path runs in $(\psi_0,\psi_1,\theta)$, from pale to dark; the start is the red dot, the target the black star (JSD) or, under
+# $W_1$, the dashed line $\psi_0=\theta=0$, on which $\psi_1$ is free. In runs 6 to 10 the plotted $\theta$ is the moving average.
+
+
+# %%
+DIRAC_DRAWN = settings.choose(smoke=60, quick=2501, full=2501)  # points of a path that are drawn, every other step
+
+
+def draw_dirac_path(game: DiracGame, index: int, record) -> plt.Figure:
+    """The path of one game from the shown start, in three dimensions."""
+    path = record.arrays["path"][index][:, [0, 1, 3]]
+    names = (r"$\psi_0$", r"$\psi_1$", r"$\theta$ (average)" if game.alpha else r"$\theta$")
+    offsets = [0.0] if game.objective.metric == "jsd" else [path[0, 1] - 0.25, path[0, 1] + 0.25]
+    figure = plt.figure(figsize=(2.7, 2.6), layout="none")
+    axis = figure.add_axes((0.0, 0.04, 0.9, 0.9), projection="3d")
+    target = dict(zip(names, ([0.0] * len(offsets), offsets, [0.0] * len(offsets)), strict=True))
+    plotting.path_3d(axis, path[:DIRAC_DRAWN], names=names, target=target)
+    limits = np.array([axis.get_xlim(), axis.get_ylim(), axis.get_zlim()])
+    reach = np.abs(limits[[0, 2]]).max()
+    axis.set(xlim=(-reach, reach), zlim=(-reach, reach))
+    if game.objective.metric == "w1":  # the offset is constant: a band around it
+        axis.set_ylim(offsets)
+    axis.locator_params(nbins=4)
+    axis.tick_params(labelsize=6, pad=0)
+    for label in (axis.xaxis.label, axis.yaxis.label, axis.zaxis.label):
+        label.set_fontsize(8)
+    axis.set_box_aspect((1, 1, 1), zoom=0.82)
+    plotting.title(figure, f"{game.name}: {game.label}: {record['facts']['verdicts'][game.name]}", record)
+    figure._suptitle.set_fontsize(8)
+    return figure
+
+
+for index, game in enumerate(DIRAC_GAMES):
+    suite.figure(draw_dirac_path(game, index, dirac), f"dirac_{game.name}.png", dirac)
+
+# %%
+figure, axes = plt.subplots(4, 5, figsize=(10, 8.4))
+for index, (game, axis) in enumerate(zip(DIRAC_GAMES, axes.flat, strict=True)):
+    path = dirac.arrays["path"][index][:DIRAC_DRAWN]
+    axis.plot(path[:, 0], path[:, 3], color=plotting.BLUE, linewidth=0.4)
+    axis.plot(*path[0, [0, 3]], "o", color=plotting.VERMILION, markersize=4)
+    axis.plot(0, 0, "*", color=plotting.BLACK, markersize=7)
+    reach = 1.1 * np.abs(path[:, [0, 3]]).max()
+    axis.set(xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal")
+    axis.set_title(f"{game.name}: {verdicts[game.name]}\n{game.label.split(', ', 1)[1]}", fontsize=8)
+    axis.tick_params(labelsize=7)
+    if index >= 15:
+        axis.set_xlabel(r"$\psi_0$")
+    if index % 5 == 0:
+        axis.set_ylabel(r"$\theta$, averaged" if game.alpha else r"$\theta$")
+plotting.title(figure, r"Twenty Dirac GANs, seen along $\psi_1$ (red: start, star: target)", dirac)
+suite.figure(figure, "dirac_overview.png", dirac)
+
+# %% [markdown]
+# The radius of the ten games without average from every start, beside the theory; and what happens if the two players move at once.
+
+# %%
+figure, axes = plt.subplots(2, 5, figsize=(11, 4.6), sharex=True)
+live = [game for game in DIRAC_GAMES if game.alpha == 0]
+steps = 25 * np.arange(len(dirac.arrays["alternating_radius"]))
+for index, (game, axis) in enumerate(zip(live, axes.flat, strict=True)):
+    for scheme, colour in (("simultaneous", plotting.ORANGE), ("alternating", plotting.BLUE)):
+        radius = 10.0 ** dirac.arrays[f"{scheme}_radius"][:, index].astype(np.float64)
+        axis.plot(steps, radius, color=colour, linewidth=0.5, alpha=0.4)
+        axis.plot([], [], color=colour, label=scheme)
+    if game.objective.regulariser == "gp":
+        axis.axhline(4 / math.pi, color=plotting.BLACK, linestyle="--", linewidth=1, label=r"theory, $4/\pi$")
+    else:
+        for simultaneous in (False, True):
+            modulus = np.abs(np.linalg.eigvals(update_matrix(game.objective, DIRAC_RATE, simultaneous))).max()
+            axis.plot(steps, modulus**steps, color=plotting.BLACK, linestyle=":" if simultaneous else "--", linewidth=1,
+                      label=r"theory, $|$eigenvalue$|^t$" if not simultaneous else None)
+    axis.set_yscale("log")
+    axis.set_title(game.label, fontsize=9)
+    axis.set_ylim(*((1e-13, 1e4) if game.objective.regulariser != "gp" else (1e-2, 1e2)))
+    if index % 5 == 0:
+        axis.set_ylabel(r"$\|(\psi_0,\theta)\|$")
+    if index >= 5:
+        axis.set_xlabel("step")
+axes[0, 0].legend(fontsize=7)
+axes[0, 3].legend(fontsize=7)
+plotting.title(figure, "Radius from every start, alternating and simultaneous, beside the theory", dirac)
+suite.figure(figure, "dirac_radius.png", dirac)
+
+# %%
+# What the sheet's own solution says under each plot, shortened.
+SHEET_WORDS = dict(zip([game.name for game in DIRAC_GAMES], (
+    "diverges", "gets closer, very slowly", "converges quickly", "diverges, far more and more", "diverges",
+    "gets closer but diverges", "converges slowly", "converges well", "diverges", "diverges",
+    "fails to converge", "converges slowly", "converges", "diverges", "diverges",
+    "fails to converge", "converges slowly", "converges well, quickly", "diverges", "fails to converge"), strict=True))
+
+
+def modulus_of(game: DiracGame, simultaneous: bool) -> str:
+    """Modulus of the eigenvalues as a text, a dash where there is no linearisation."""
+    if game.objective.regulariser == "gp":
+        return "-"
+    return f"{np.abs(np.linalg.eigvals(update_matrix(game.objective, DIRAC_RATE, simultaneous))).max():.5f}"
+
+
+rows = []
+for index, game in enumerate(DIRAC_GAMES):
+    final, factor = (dirac.arrays[f"alternating_{name}"][index] for name in ("final_radius", "factor"))
+    predicted = f"{4 / math.pi:.3f}" if game.objective.regulariser == "gp" else "-"
+    rows.append([game.name, game.label, verdicts[game.name], SHEET_WORDS[game.name], f"{final.mean():.3g}",
+                 f"{final.min():.3g} to {final.max():.3g}", predicted, f"{factor.mean():.5f}", modulus_of(game, False)])
+tables.show(["run", "loss", "verdict by the rule", "the sheet's words", "final radius, mean", "over starts", "averaged theory",
+             "factor a step, measured", "by eigenvalue"], rows)
+
+# %%
+print("both players at once:")
+tables.show(["run", "loss", "verdict", "final radius, mean", "factor a step, measured", "by eigenvalue"], [
+    [game.name, game.label, dirac["facts"]["verdicts_simultaneous"][game.name],
+     f"{dirac.arrays['simultaneous_final_radius'][index].mean():.3g}",
+     f"{dirac.arrays['simultaneous_factor'][index].mean():.5f}", modulus_of(game, True)]
+    for index, game in enumerate(DIRAC_GAMES) if game.alpha == 0])
+
+print("the moving average as a low-pass filter: amplitude of averaged over live theta in the last steps")
+rows = []
+for index, game in enumerate(DIRAC_GAMES):
+    if game.alpha and verdicts[game.name] in ("orbit", "limit cycle"):
+        live_amplitude, averaged_amplitude = dirac.arrays["last_amplitude"][:, index].mean(-1)
+        objective = Objective(game.objective.metric)
+        turn = abs(np.angle(np.linalg.eigvals(update_matrix(objective, DIRAC_RATE))[0]))
+        gain = (1 - game.alpha) / abs(1 - game.alpha * np.exp(-1j * turn))
+        rows.append([game.name, game.label, f"{averaged_amplitude / live_amplitude:.4f}", f"{gain:.4f}"])
+tables.show(["run", "loss", "measured", "gain of the filter at the linear theory's frequency"], rows)
+
+# %% [markdown] tags=["answer:mila_p2_dirac"]
+# **Answer (mila_p2_dirac): what do the twenty trajectories show?**
+#
+# *No penalty (1, 6)* is an **orbit**, not a divergence. With alternating updates the map has determinant one: the radius
+# neither grows nor shrinks, and after 5000 steps every start is where it was, up to the few per cent by which the orbit is
+# not a circle. The sheet says "diverges" for JSD and "fails to converge" for $W_1$; only the second is true, and it is true of
+# both. What does diverge is the *simultaneous* update: its determinant is $1+h^2$, and the second table shows the radius
+# growing. The order of two lines of code separates the two.
+#
+# *R1 (2, 3, 7, 8)* **converges**, for any coefficient above zero, at $\sqrt{1-2\eta\lambda}$ a step. With $\lambda=0.01$ this is so slow
+# that after 5000 steps the path is still a spiral; ten times the coefficient gives ten times the rate, which in the exponent is
+# the difference between a fraction of a per cent and nothing. Here the sheet and the truth agree ("slowly", "quickly"), and the
+# theory adds that the rate is the same for JSD and $W_1$: the metric sets how fast the game turns, the penalty how fast it
+# shrinks. R1 works because it vanishes with its gradient at the equilibrium: the critic may be flat there.
+#
+# *GP (4, 5, 9, 10)* is a **limit cycle**. The penalty asks for slope one everywhere, and the only critic of slope zero, the one of the
+# equilibrium, is forbidden. From inside the radius grows, from outside it shrinks, and all starts end on the same
+# cycle, near $4/\pi$. The sheet's "diverges, far more and more" describes what a start *inside* the cycle does for a while; the radius is
+# bounded. The largest departure from $4/\pi$ is JSD with $\lambda=0.1$, where the penalty is as quick as the rotation and
+# averaging over a turn is no longer exact.
+#
+# *Moving average (6 to 10)*: it does not touch the game, only what is looked at. On an orbit it is a low-pass filter whose gain at the
+# frequency of the orbit is a few hundredths, so the averaged $\theta$ runs to the target although the live one never
+# does; $W_1$ turns four times as fast as JSD near the target and is averaged away better. This is the sheet's "gets closer", and it
+# is why a moving average of the generator helps on images: it removes rotation. It does not turn a cycle into an equilibrium.
+
+# %% [markdown]
+# ## C · Five GANs on CIFAR-10
+#
+# The generator maps $z\in\mathbb R^{100}$ through four transposed convolutions, 4, 8, 16, 32 pixels; the critic mirrors it. Between the
+# resolutions are residual blocks $y=(1-c)x+c\,F(x)$ with $c=\sigma(\alpha)$ and $\alpha$ learned from $-3$: at the start they are nearly the identity.
+# The critic has no normalisation: batch statistics would make the score of one image depend on the others, and a penalty on
+# $\nabla_xC$ would no longer be one on each image's slope.
+#
+# | run | metric | regulariser |
+# |---|---|---|
+# | jsd_1 | JSD | none |
+# | jsd_2, w1_2 | JSD, $W_1$ | spectral normalisation |
+# | jsd_3, w1_3 | JSD, $W_1$ | R1, coefficient 1 |
+
+
+# %%
+class Mixed(nn.Module):
+    """Residual block (1 - c) x + c F(x) with a learned share c = sigmoid(alpha), alpha from -3."""
+
+    def __init__(self, branch: nn.Module) -> None:
+        super().__init__()
+        self.branch, self.alpha = branch, nn.Parameter(torch.tensor(-3.0))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.branch(x)
+        return torch.lerp(x.to(y.dtype), y, torch.sigmoid(self.alpha).to(y.dtype))
+
+
+class Generator(nn.Module):
+    """Latents (N, 100) to images (N, 3, 32, 32) in [-1, 1].
+
+    Args:
+        width: channels at 16 x 16 pixels; twice and four times as many below. The sheet's is 128.
+        latent_size: dimensions of z.
+    """
+
+    def __init__(self, width: int = 128, latent_size: int = 100) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        channels = latent_size
+        for out, (stride, padding) in zip((4 * width, 2 * width, width), ((1, 0), (2, 1), (2, 1)), strict=True):
+            branch = nn.Sequential(nn.Conv2d(out, out, 3, 1, 1), nn.BatchNorm2d(out), nn.ReLU(),
+                                   nn.Conv2d(out, out, 1), nn.BatchNorm2d(out), nn.ReLU())
+            layers += [nn.ConvTranspose2d(channels, out, 4, stride, padding), nn.BatchNorm2d(out), nn.ReLU(), Mixed(branch)]
+            channels = out
+        self.layers = nn.Sequential(*layers, nn.ConvTranspose2d(channels, 3, 4, 2, 1))
+
+    def forward(self, latents: Tensor) -> Tensor:
+        return torch.tanh(self.layers(latents[:, :, None, None]).to(latents.dtype))
+
+
+class Critic(nn.Module):
+    """Images (N, 3, 32, 32) in [-1, 1] to scores (N,), high on real.
+
+    Args:
+        width: channels at 16 x 16 pixels; the sheet's is 128.
+        spectral: spectral normalisation of every convolution.
+    """
+
+    def __init__(self, width: int = 128, spectral: bool = False) -> None:
+        super().__init__()
+        convolution = SpectralConv2d if spectral else nn.Conv2d
+        layers: list[nn.Module] = []
+        channels = 3
+        for out in (width, 2 * width, 4 * width):
+            branch = nn.Sequential(convolution(out, out, 3, 1, 1), nn.LeakyReLU(0.2), convolution(out, out, 1), nn.LeakyReLU(0.2))
+            layers += [convolution(channels, out, 4, 2, 1), nn.LeakyReLU(0.2), Mixed(branch)]
+            channels = out
+        self.layers, self.head = nn.Sequential(*layers), convolution(channels, 1, 4, 1, 0)
+
+    def forward(self, images: Tensor) -> Tensor:
+        features = self.layers(images)
+        with torch.autocast(images.device.type, enabled=False):  # one number an image: eight bits are too few
+            return self.head(features.to(self.head.weight.dtype)).flatten()
+
+
+def build_pair(width: int, spectral: bool, seed: int, device: torch.device) -> tuple[Generator, Critic]:
+    """Generator and critic, initialised from a seed, channels last, on the device."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        pair = Generator(width), Critic(width, spectral)
+    return tuple(module.to(device, memory_format=torch.channels_last) for module in pair)
+
+
+def bfloat16_pays(device: torch.device) -> bool:
+    """Whether convolutions in bfloat16 are quicker than in float32 there."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    return bool(getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)())
+
+
+def build_update(generator: Generator, critic: Critic, objective: Objective, *, critic_steps: int, alpha: float,
+                 learning_rates: tuple[float, float], betas: tuple[float, float], weight_decay: float,
+                 captured: bool = False) -> AlternatingUpdate:
+    """The update of part A with the sheet's optimisers: Adam for both, weight decay for the critic."""
+    device = next(generator.parameters()).device
+    shared = {"betas": tuple(betas), "fused": True, "capturable": device.type == "cuda"}
+    return AlternatingUpdate(
+        generator, critic, torch.optim.Adam(generator.parameters(), lr=learning_rates[0], **shared),
+        torch.optim.Adam(critic.parameters(), lr=learning_rates[1], weight_decay=weight_decay, **shared),
+        objective, latent_size=100, critic_steps=critic_steps, alpha=alpha,
+        precision="bfloat16" if bfloat16_pays(device) else "float32", captured=captured)
+
+
+# %% [markdown]
+# **Check**: the parameter counts of the sheet's networks; a block at its start is nearly the identity; scores of a batch do not depend
+# on the other images; after enough power iterations the singular value is that of a full decomposition.
+
+# %%
+pair = build_pair(128, False, 0, torch.device("cpu"))
+counts = [sum(parameter.numel() for parameter in module.parameters()) for module in pair]
+assert counts == [6_895_494, 6_079_108]
+images = pair[0](torch.randn(4, 100, generator=torch.Generator().manual_seed(0)))
+assert images.shape == (4, 3, 32, 32) and images.abs().max() <= 1
+error = (pair[1](images)[:1] - pair[1](images[:1])).abs().max().item()
+assert error < 1e-5
+layer = build_pair(4, True, 0, torch.device("cpu"))[1].double().layers[0]
+for _ in range(200):
+    layer.iterate()
+difference = abs(layer.largest_singular_value().item() / torch.linalg.matrix_norm(layer.weight.flatten(1), 2).item() - 1)
+assert difference < 1e-6
+print(f"parameters: generator {counts[0]:,}, critic {counts[1]:,}; a score alone and in a batch differ by {error:.1e}; "
+      f"the power iteration's singular value is right to {difference:.1e}")
+
+# %% [markdown]
+# ### Inception Score and Fréchet distance
+#
+# Both see images through a classifier with features $\phi(x)\in\mathbb R^D$ and class probabilities $p(y|x)$:
+#
+# $$\mathrm{IS}=\exp\mathbb E_q\,\mathrm{KL}\big(p(y|x)\,\|\,p(y)\big),\qquad
+# d^2=\|\mu_p-\mu_q\|^2+\mathrm{tr}\big(\Sigma_p+\Sigma_q-2(\Sigma_p\Sigma_q)^{1/2}\big),$$
+#
+# where $\mu,\Sigma$ are mean and covariance of $\phi$ on data and on samples. IS asks for confident and varied classes and
+# never looks at the data; the Fréchet distance does.
+#
+# **A number is only called FID if the classifier is the Inception network** that everyone else uses. Its weights (found in the cache of
+# torch-fidelity, or at the path in `SUITE_INCEPTION`) need a download. Where they are missing, a small classifier that is trained here on
+# CIFAR-10 takes their place, registered with torch-fidelity as a feature extractor of its own; the numbers then carry the name `smallnet` and the
+# digest of its weights, they rank the five runs and draw the curves, and they are **not comparable** with anybody's FID. The mathematics is
+# torch-fidelity's in either case. The distance depends on the number of images, which the tables state: generated images against the 50000
+# of the training split and, as the sheet has it, against the test split. References: arXiv:1606.03498, arXiv:1706.08500.
+
+
+# %%
+class SmallNet(nn.Module):
+    """A convolutional classifier of 32 x 32 images: uint8 (N, 3, 32, 32) to features (N, 128) and logits (N, 10)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+
+        def block(channels: int, out: int, stride: int = 1) -> nn.Sequential:
+            return nn.Sequential(nn.Conv2d(channels, out, 3, stride, 1, bias=False), nn.BatchNorm2d(out), nn.GELU())
+
+        self.body = nn.Sequential(block(3, 48), block(48, 64, 2), block(64, 96), block(96, 128, 2), block(128, 128),
+                                  nn.MaxPool2d(2), block(128, 128), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        self.head = nn.Linear(128, 10)
+
+    def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        features = self.body(scale_pixels(pixels))
+        return features, self.head(features)
+
+
+def shifted_and_flipped(pixels: Tensor, noise: torch.Generator, reach: int = 4) -> Tensor:
+    """Each image (N, 3, H, W) moved by up to ``reach`` pixels, edges repeated, and mirrored with probability one half."""
+    number, _, height, width = pixels.shape
+    padded = F.pad(pixels.float(), (reach,) * 4, mode="replicate").to(pixels.dtype)
+    down, right = torch.randint(0, 2 * reach + 1, (2, number, 1), generator=noise, device=pixels.device)
+    rows, columns = (torch.arange(size, device=pixels.device) + offset for size, offset in ((height, down), (width, right)))
+    mirrored = torch.rand(number, 1, generator=noise, device=pixels.device) < 0.5
+    columns = torch.where(mirrored, columns.flip(1), columns)
+    examples = torch.arange(number, device=pixels.device)[:, None, None]
+    return padded.permute(0, 2, 3, 1)[examples, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+
+
+def pack_weights(network: nn.Module) -> np.ndarray:
+    """All parameters and running statistics as one float16 vector; those values, so rounded, *are* the classifier."""
+    values = [value.detach().float().flatten() for value in network.state_dict().values() if value.is_floating_point()]
+    return torch.cat(values).cpu().numpy().astype(np.float16)
+
+
+def unpack_weights(weights: np.ndarray) -> SmallNet:
+    """The classifier of :func:`pack_weights`, ready for evaluation."""
+    network, rest = SmallNet(), torch.from_numpy(weights.astype(np.float32))
+    state = network.state_dict()
+    needed = sum(value.numel() for value in state.values() if value.is_floating_point())
+    if rest.shape != (needed,):
+        raise ValueError(f"the classifier has {needed} weights, not an array of shape {tuple(rest.shape)}")
+    for name, value in state.items():
+        if value.is_floating_point():
+            state[name], rest = rest[: value.numel()].view_as(value), rest[value.numel() :]
+    network.load_state_dict(state)
+    return network.eval().requires_grad_(False)
+
+
+def resident_pixels(images: np.ndarray, device: torch.device) -> Tensor:
+    """uint8 images (N, H, W, 3) as (N, 3, H, W) on the device; the layout in memory stays channels last."""
+    return torch.from_numpy(images).to(device).permute(0, 3, 1, 2)
+
+
+def train_smallnet(run: Run, dataset: str, limit: dict | None, epochs: int, batch_size: int, learning_rate: float) -> Outcome:
+    """Train the small classifier; its record holds the weights."""
+    device, data = settings.device(), datasets.load(dataset, limit=limit)
+    pixels, test_pixels = (resident_pixels(data.images[split], device) for split in ("train", "test"))
+    labels = torch.from_numpy(data.labels["train"]).to(device)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(run.seed_for("initialisation"))
+        network = SmallNet().to(device, memory_format=torch.channels_last)
+
+    def loss(batch: tuple[Tensor, Tensor], noise: torch.Generator) -> Tensor:
+        _, logits = network(shifted_and_flipped(batch[0], noise))
+        return F.cross_entropy(logits.float(), batch[1], label_smoothing=0.1)[None]
+
+    batches = Batches((pixels, labels), batch_size, seed=run.seed_for("order"), drop_last=True)
+    steps = epochs * batches.per_epoch
+    optimizer = torch.optim.AdamW(network.parameters(), lr=learning_rate, weight_decay=0.02, fused=True)
+    update = GradientUpdate(network, loss, optimizer, schedule=schedules.one_cycle(steps),
+                            precision="bfloat16" if bfloat16_pays(device) else "float32")
+    history = fit(update, batches, steps=steps, **run.training())
+    weights = pack_weights(network)
+    extractor = Extractor("smallnet", hashlib.sha256(weights.tobytes()).hexdigest(), unpack_weights(weights).to(device))
+    _, logits = extractor(test_pixels)
+    accuracy = (logits.argmax(1).numpy() == data.labels["test"]).mean()
+    return Outcome({"test_accuracy": float(accuracy)}, {"weights": weights, "loss": history.terms[::10, 0]}, data.describe(),
+                   (history.done, history.planned, "steps"), seconds=history.seconds, facts={"weights_sha256": extractor.digest})
+
+
+# %%
+@dataclass(frozen=True)
+class Extractor:
+    """Sees images as features and logits.
+
+    Attributes:
+        name: "inception" or "smallnet".
+        digest: sha256 of its weights.
+        network: uint8 (N, 3, H, W) to features (N, D) and logits (N, classes).
+    """
+
+    name: str
+    digest: str
+    network: nn.Module
+
+    @property
+    def suffix(self) -> str:
+        """What every number made with it carries after its name: nothing only for the Inception network."""
+        return "" if self.name == "inception" else f"_{self.name}"
+
+    def __call__(self, pixels: Tensor, batch_size: int = 500) -> tuple[Tensor, Tensor]:
+        """Features and logits of uint8 images (N, 3, H, W), float64 on the CPU."""
+        with torch.no_grad():
+            parts = [self.network(batch) for batch in pixels.split(batch_size)]
+        return tuple(torch.cat([part[index].double().cpu() for part in parts]) for index in range(2))
+
+    def statistics(self, pixels: Tensor) -> dict[str, np.ndarray]:
+        """Mean and covariance of the features, as torch-fidelity computes them."""
+        from torch_fidelity.metric_fid import fid_features_to_statistics
+
+        return fid_features_to_statistics(self(pixels)[0])
+
+    def scores(self, pixels: Tensor, references: dict[str, dict[str, np.ndarray]]) -> dict[str, float]:
+        """Inception Score of generated images, and their squared Fréchet distance to each reference, by torch-fidelity.
+
+        Args:
+            pixels: generated images, uint8 (N, 3, H, W).
+            references: metric name -> :meth:`statistics` of real images.
+        """
+        from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
+        from torch_fidelity.metric_isc import isc_features_to_metric
+
+        features, logits = self(pixels)
+        found = {"inception_score": isc_features_to_metric(logits)["inception_score_mean"]}
+        statistics = fid_features_to_statistics(features)
+        for name, reference in references.items():
+            found[name] = fid_statistics_to_metric(statistics, reference, False)["frechet_inception_distance"]
+        return {f"{name}{self.suffix}": value for name, value in found.items()}
+
+
+def register(extractor: Extractor) -> str:
+    """Make a classifier known to torch-fidelity as a feature extractor; returns its name there, which has its digest."""
+    from torch_fidelity.feature_extractor_base import FeatureExtractorBase
+    from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY, register_feature_extractor
+
+    class Registered(FeatureExtractorBase):
+        def __init__(self, name: str, features_list: list[str], **options) -> None:
+            super().__init__(name, features_list)
+            self.network = copy.deepcopy(extractor.network)
+
+        @staticmethod
+        def get_provided_features_list() -> tuple[str, ...]:
+            return ("features", "logits")
+
+        @staticmethod
+        def get_default_feature_layer_for_metric(metric: str) -> str:
+            return "logits" if metric == "isc" else "features"
+
+        def forward(self, pixels: Tensor) -> tuple[Tensor, ...]:
+            found = dict(zip(("features", "logits"), self.network(pixels), strict=True))
+            return tuple(found[name] for name in self.features_list)
+
+    name = f"{extractor.name}-{extractor.digest[:12]}"
+    if name not in FEATURE_EXTRACTORS_REGISTRY:
+        register_feature_extractor(name, Registered)
+    return name
+
+
+def inception_weights() -> Path | None:
+    """The Inception weights, where they are at hand: ``SUITE_INCEPTION``, then torch-fidelity's download cache."""
+    if os.environ.get("SUITE_INCEPTION"):
+        path = Path(os.environ["SUITE_INCEPTION"])
+        if not path.is_file():
+            raise FileNotFoundError(f"SUITE_INCEPTION names {path}, which is not a file")
+        return path
+    path = Path(torch.hub.get_dir()) / "checkpoints" / "weights-inception-2015-12-05-6726825d.pth"
+    return path if path.is_file() and settings.profile() == "full" else None  # the small profiles are to be quick
+
+
+def load_extractor(device: torch.device) -> Extractor:
+    """The Inception network if its weights are at hand, else the small classifier of this suite.
+
+    Raises:
+        ImportError: torch-fidelity is missing, which would show only after hours of training otherwise.
+        RecordError: the small classifier has not been trained.
+    """
+    try:
+        from torch_fidelity.utils import create_feature_extractor
+    except ImportError as error:
+        raise ImportError("IS and FID need torch-fidelity: pip install torch-fidelity (it is pure Python)") from error
+    path = inception_weights()
+    if path is None:
+        record = records.load("cifar10_smallnet")
+        if record is None:
+            raise records.RecordError("without the Inception weights the small classifier is needed: run cifar10_smallnet first")
+        return Extractor("smallnet", record["facts"]["weights_sha256"], unpack_weights(record.arrays["weights"]).to(device))
+    network = create_feature_extractor("inception-v3-compat", ["2048", "logits_unbiased"], cuda=False, verbose=False,
+                                       feature_extractor_weights_path=str(path))
+    return Extractor("inception", file_digest(path), network.to(device))
+
+
+# %%
+def affordable(run_id: str, function: Callable[..., Outcome], config: dict) -> records.Record | None:
+    """The record of a run; or None, and a sentence, where making it would take a CPU days that nobody has granted."""
+    there = records.load(run_id)
+    recorded = there is not None and (there["config"], there["profile"]) == (json.loads(json.dumps(config)), suite.profile)
+    if recorded or suite.profile != "full" or settings.device().type == "cuda" or settings.time_budget_seconds() is not None:
+        return suite.run(run_id, function, config)
+    print(f"{run_id}: not recorded yet, and without a GPU not trained here. On a GPU, "
+          f"SUITE_PROFILE=full python notebooks/{suite.notebook}.py makes it; SUITE_MINUTES=60 beside it grants each run an hour "
+          "of a CPU, and the record then says how far it came.")
+    return None
+
+
+DATASET = settings.choose(smoke="photo_patches", quick="photo_patches", full="cifar10")
+LIMIT = settings.choose(smoke={"train": 256, "test": 128}, quick={"train": 2000, "test": 500}, full=None)
+smallnet = affordable("cifar10_smallnet", train_smallnet, {
+    "dataset": DATASET, "limit": LIMIT, "epochs": settings.choose(smoke=1, quick=2, full=16),
+    "batch_size": settings.choose(smoke=64, quick=250, full=250), "learning_rate": 4e-3})
+if smallnet is not None:
+    print(f"test accuracy {smallnet.metrics['test_accuracy']:.4f}{' (' + smallnet.remark + ')' if smallnet.remark else ''}, "
+          f"weights {smallnet['facts']['weights_sha256'][:12]}")
+    assert smallnet.remark or smallnet.metrics["test_accuracy"] >= 0.85
+
+# %% [markdown]
+# **Check**: the same images are at distance zero, more noise is further away, the batch size does not matter, and calling torch-fidelity's
+# parts on images that lie on the device gives what its own `calculate_metrics` gives for the classifier registered with it.
+
+# %%
+from torch.utils.data import Dataset as ImageList
+
+
+class Listed(ImageList):
+    """Images one by one, for torch-fidelity's own loader."""
+
+    def __init__(self, pixels: Tensor) -> None:
+        self.pixels = pixels
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    def __getitem__(self, index: int) -> Tensor:
+        return self.pixels[index]
+
+
+def check_extractor(extractor: Extractor, pixels: Tensor) -> None:
+    """The four properties, on real images uint8 (N, 3, H, W)."""
+    from torch_fidelity import calculate_metrics
+
+    noise = torch.Generator().manual_seed(0)
+    bell = torch.randn(pixels.shape, generator=noise)
+    noisy = [(pixels + strength * bell).clamp(0, 255).round().to(torch.uint8) for strength in (0, 10, 30, 90)]
+    reference = {"fid": extractor.statistics(pixels)}
+    distances = [extractor.scores(images, reference)[f"fid{extractor.suffix}"] for images in noisy]
+    assert abs(distances[0]) < 1e-4 and all(low < high for low, high in pairwise(distances))
+    by_sevens = torch.cat([extractor(part, 7)[0] for part in (pixels[:50], pixels[50:])])
+    error = (by_sevens - extractor(pixels)[0]).abs().max().item()
+    assert error < 1e-4
+    theirs = calculate_metrics(input1=Listed(noisy[2]), input2=Listed(pixels), feature_extractor=register(extractor), isc=True,
+                               fid=True, cuda=False, cache=False, verbose=False, save_cpu_ram=True)
+    ours = extractor.scores(noisy[2], reference)
+    for name, key in (("fid", "frechet_inception_distance"), ("inception_score", "inception_score_mean")):
+        assert math.isclose(ours[f"{name}{extractor.suffix}"], theirs[key], rel_tol=1e-3)
+    print(f"fid{extractor.suffix} of noise 0, 10, 30, 90: {', '.join(f'{distance:.4f}' for distance in distances)}; "
+          f"another batch size changes features by {error:.0e}; "
+          f"torch-fidelity's own loop gives {theirs['frechet_inception_distance']:.4f} for noise 30")
+
+
+if smallnet is not None:
+    some = datasets.load(DATASET, limit={"train": 200, "test": 1}).images["train"]
+    check_extractor(Extractor("smallnet", smallnet["facts"]["weights_sha256"], unpack_weights(smallnet.arrays["weights"])),
+                    resident_pixels(some, torch.device("cpu")))
+
+# %% [markdown]
+# ### Training
+#
+# Batches of 64, Adam with $\beta=(0,0.99)$, rates $2\cdot10^{-4}$ (generator) and $4\cdot10^{-4}$ (critic, weight decay $10^{-6}$), two critic steps for each generator
+# step, average $\alpha=0.998$, 100000 generator updates, images in $[-1,1]$ without flips.
+#
+# **What is evaluated is the averaged generator.** Its weights are averages, but its batch-norm buffers are those of the live one and belong to
+# other weights: they are estimated anew, over fresh batches, before each evaluation. The evaluation then uses the running statistics, so that an
+# image depends on its own $z$ alone. Every evaluation draws the same latents.
+
+
+# %%
+def with_fresh_statistics(generator: nn.Module, *, batches: int, batch_size: int, seed: int) -> nn.Module:
+    """A copy of a generator, in evaluation mode, whose batch-norm statistics are averages over fresh batches of latents."""
+    renewed = copy.deepcopy(generator).train()
+    for module in renewed.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.reset_running_stats()
+            module.momentum = None  # a plain average over the batches
+    with torch.no_grad():
+        for latents in draw_latents(generator, batches * batch_size, seed).split(batch_size):
+            renewed(latents)
+    return renewed.eval()
+
+
+def draw_latents(generator: nn.Module, number: int, seed: int) -> Tensor:
+    """Standard normal latents (number, 100) on the generator's device, the same for the same seed."""
+    device = next(generator.parameters()).device
+    return torch.randn(number, 100, generator=torch.Generator(device).manual_seed(seed), device=device)
+
+
+def generate(generator: nn.Module, number: int, seed: int, batch_size: int = 500) -> Tensor:
+    """uint8 images (number, 3, 32, 32) of a generator in evaluation mode."""
+    with torch.no_grad():
+        return torch.cat([to_pixels(generator(latents)) for latents in draw_latents(generator, number, seed).split(batch_size)])
+
+
+def critic_scores(critic: nn.Module, pixels: Tensor, batch_size: int = 500) -> Tensor:
+    """Scores (N,) of uint8 images (N, 3, H, W)."""
+    with torch.no_grad():
+        return torch.cat([critic(scale_pixels(batch)) for batch in pixels.split(batch_size)])
+
+
+def train_gan(run: Run, *, metric: str, regulariser: str, coefficient: float, dataset: str, limit: dict | None, width: int,
+              updates: int, evaluate_every: int, batch_size: int, critic_steps: int, alpha: float,
+              learning_rates: list[float], betas: list[float], weight_decay: float, statistics_batches: int,
+              curve_samples: int, final_samples: int) -> Outcome:
+    """Question 2.7: one GAN, evaluated along the way and at the end.
+
+    Args:
+        metric, regulariser, coefficient: see :class:`Objective`.
+        dataset, limit: see :func:`helpers.datasets.load`.
+        width: of both networks, see :class:`Generator`.
+        updates: of the generator.
+        evaluate_every: updates between two evaluations.
+        batch_size, critic_steps, alpha, learning_rates, betas, weight_decay: see :func:`build_update`.
+        statistics_batches: for the batch-norm statistics of the averaged generator.
+        curve_samples, final_samples: generated images an evaluation, and at the end.
+    """
+    objective = Objective(metric, regulariser, coefficient)
+    device, data = settings.device(), datasets.load(dataset, limit=limit)
+    extractor = load_extractor(device)
+    train, test = (resident_pixels(data.images[split], device) for split in ("train", "test"))
+    generator, critic = build_pair(width, regulariser == "sn", run.seed_for("initialisation"), device)
+    update = build_update(generator, critic, objective, critic_steps=critic_steps, alpha=alpha, learning_rates=learning_rates,
+                          betas=betas, weight_decay=weight_decay, captured=device.type == "cuda")
+    references = {"fid": extractor.statistics(train), "fid_against_test": extractor.statistics(test)}
+
+    def evaluate(renewed: nn.Module, samples: int) -> list[float]:
+        """Metric, mean scores on the test split and on fakes, then what the extractor says."""
+        critic.eval()  # no power iteration while looking
+        fakes = generate(renewed, samples, run.seed_for("samples"))
+        real_scores, fake_scores = critic_scores(critic, test), critic_scores(critic, fakes)
+        critic.train()
+        held_out = METRICS[metric](real_scores, fake_scores).item()
+        return [held_out, real_scores.mean().item(), fake_scores.mean().item(), *extractor.scores(fakes, references).values()]
+
+    def ready() -> nn.Module:
+        return with_fresh_statistics(update.average.module, batches=statistics_batches, batch_size=batch_size,
+                                     seed=run.seed_for("statistics"))
+
+    # Evaluations by another extractor are other numbers: a checkpoint is only resumed by the one that wrote it.
+    training = run.training() | {"checkpoint": run.checkpoint(f"gan-{extractor.name}-{extractor.digest[:8]}")}
+    batches = Batches(train, critic_steps * batch_size, seed=run.seed_for("order"), drop_last=True)
+    history = fit(update, batches, steps=updates, evaluate=lambda: evaluate(ready(), curve_samples),
+                  evaluate_every=evaluate_every, **training)
+    final = ready()
+    names = [f"{metric}_test", "score_test", "score_fake"]
+    names += [f"{name}{extractor.suffix}" for name in ("inception_score", *references)]
+    values = dict(zip(names, evaluate(final, final_samples), strict=True))
+    every = max(1, updates // 500)
+    usable = len(history.terms) // every * every
+    arrays = {
+        "samples": generate(final, 100, run.seed_for("shown")).permute(0, 2, 3, 1).cpu().numpy(),
+        "terms": history.terms[:usable].reshape(-1, every, history.terms.shape[1]).mean(1).astype(np.float32),
+        "terms_every": np.array(every), "evaluations": history.evaluations, "evaluation_steps": history.evaluation_steps,
+    }
+    facts = {
+        "extractor": extractor.name, "extractor_sha256": extractor.digest,
+        "generator": "averaged generator, batch-norm statistics estimated anew",
+        "reference": {"fid": len(train), "fid_against_test": len(test)},
+        "generated": final_samples, "generated_for_curves": curve_samples, "evaluated": names,
+        "precision": "bfloat16" if bfloat16_pays(device) else "float32", "parameters": [
+            sum(parameter.numel() for parameter in module.parameters()) for module in (generator, critic)],
+    }
+    return Outcome(values, arrays, data.describe(), (history.done, history.planned, "generator updates"), [run.seed],
+                   seconds=history.seconds, facts=facts)
+
+
+# %%
+CIFAR_RUNS = {
+    "cifar10_jsd_1": ("jsd", "none", 0.0), "cifar10_jsd_2": ("jsd", "sn", 0.0), "cifar10_jsd_3": ("jsd", "r1", 1.0),
+    "cifar10_w1_2": ("w1", "sn", 0.0), "cifar10_w1_3": ("w1", "r1", 1.0),
+}
+PLAN = {
+    "dataset": DATASET, "limit": LIMIT, "width": settings.choose(smoke=4, quick=12, full=128),
+    "updates": settings.choose(smoke=4, quick=60, full=100_000), "evaluate_every": settings.choose(smoke=2, quick=15, full=2000),
+    "batch_size": 64, "critic_steps": 2, "alpha": settings.choose(smoke=0.5, quick=0.9, full=0.998),
+    "learning_rates": [2e-4, 4e-4], "betas": [0.0, 0.99], "weight_decay": 1e-6,
+    "statistics_batches": settings.choose(smoke=2, quick=5, full=1000),
+    "curve_samples": settings.choose(smoke=64, quick=300, full=10_000),
+    "final_samples": settings.choose(smoke=128, quick=500, full=50_000),
+}
+gans = {}
+for run_id, (metric, regulariser, coefficient) in CIFAR_RUNS.items():
+    record = affordable(run_id, train_gan, {"metric": metric, "regulariser": regulariser, "coefficient": coefficient, **PLAN})
+    if record is not None:
+        gans[run_id] = record
+
+# %% [markdown]
+# ### Samples, curves, comparison
+#
+# 100 samples of each run from the same fixed latents; the metric on held-out images and the Fréchet distance in one picture with two
+# axes; then all runs on one page.
+
+
+# %%
+def evaluated(record, name: str) -> np.ndarray:
+    """One evaluated number, by its name without the extractor's suffix, over all evaluations but the one before training."""
+    names = record["facts"]["evaluated"]
+    column = next(index for index, full in enumerate(names) if full in (name, f"{name}_{record['facts']['extractor']}"))
+    return record.arrays["evaluations"][1:, column]
+
+
+def distance_name(record) -> str:
+    """How the Fréchet distance of a record may be called."""
+    name = record["facts"]["extractor"]
+    return "FID" if name == "inception" else f"Fréchet distance by {name}"
+
+
+def describe_run(record) -> str:
+    """Metric and regulariser of a record, for titles."""
+    config = record["config"]
+    regulariser = {"none": "no regulariser", "sn": "spectral normalisation", "r1": f"R1, coefficient {config['coefficient']:g}"}
+    return f"{config['metric'].upper()}, {regulariser[config['regulariser']]}"
+
+
+def draw_gan_curves(record) -> plt.Figure:
+    """Metric (left axis) and Fréchet distance (right axis) against generator updates."""
+    arrays, metric, steps = record.arrays, record["config"]["metric"], record.arrays["evaluation_steps"][1:]
+    figure, axis = plt.subplots(figsize=(5.6, 3.2))
+    axis.plot((np.arange(len(arrays["terms"])) + 0.5) * arrays["terms_every"], arrays["terms"][:, 0], color=plotting.BLUE,
+              alpha=0.25, linewidth=0.8, label="training batches, live generator")
+    axis.plot(steps, evaluated(record, f"{metric}_test"), color=plotting.BLUE, marker="o", markersize=3,
+              label="test images, averaged generator")
+    if metric == "jsd":
+        axis.axhline(math.log(2), color=plotting.BLACK, linestyle="--", linewidth=0.9, label="log 2, the largest possible")
+    axis.set_xlabel("generator updates")
+    axis.set_ylabel(f"{metric.upper()} by the critic" + ", nats" * (metric == "jsd"), color=plotting.BLUE)
+    right = axis.twinx()
+    right.plot(steps, evaluated(record, "fid"), color=plotting.VERMILION, marker="s", markersize=3, label=distance_name(record))
+    right.set_ylabel(distance_name(record), color=plotting.VERMILION)
+    right.spines["right"].set_visible(True)
+    right.grid(False)
+    named = zip(axis.get_legend_handles_labels(), right.get_legend_handles_labels(), strict=True)
+    figure.legend(*(left + more for left, more in named), loc="outside lower center", fontsize=7, ncols=2)
+    plotting.title(figure, f"{record.id}: {describe_run(record)}", record)
+    return figure
+
+
+for record in gans.values():
+    figure = plotting.image_grid(record.arrays["samples"], 10, f"{record.id}: {describe_run(record)}", record, width=3.6)
+    suite.figure(figure, f"{record.id}_samples.png", record)
+    suite.figure(draw_gan_curves(record), f"{record.id}_curves.png", record)
+
+# %%
+if gans:
+    shown = list(gans.values())
+    figure = plt.figure(figsize=(10, 4.6))
+    top, bottom = figure.subfigures(2, 1, height_ratios=(1.0, 1.5))
+    for axis, record in zip(top.subplots(1, len(shown), squeeze=False)[0], shown, strict=True):
+        plotting.show_image(axis, plotting.tile(record.arrays["samples"][:12], 4))
+        axis.set_title(f"{record.id.removeprefix('cifar10_')}: {describe_run(record)}", fontsize=7)
+    panels = dict(zip(("fid", "inception_score", "jsd_test", "w1_test"), bottom.subplots(1, 4), strict=True))
+    by = "" if shown[0]["facts"]["extractor"] == "inception" else f" by {shown[0]['facts']['extractor']}"
+    for record, colour in zip(shown, plotting.COLOURS, strict=False):
+        for what in ("fid", "inception_score", f"{record['config']['metric']}_test"):
+            panels[what].plot(record.arrays["evaluation_steps"][1:], evaluated(record, what), color=colour, marker="o",
+                              markersize=2.5, label=record.id.removeprefix("cifar10_"))
+    headings = (distance_name(shown[0]), f"Inception Score{by}", "JSD by the critic, test split", "W1 by the critic, test split")
+    for axis, heading in zip(panels.values(), headings, strict=True):
+        axis.set_title(heading, fontsize=8)
+        axis.set_xlabel("generator updates")
+        axis.locator_params(axis="x", nbins=4)
+        axis.tick_params(labelsize=7)
+    panels["inception_score"].legend(fontsize=7)
+    plotting.title(figure, "The five configurations, same latents", *shown)
+    suite.figure(figure, "cifar10_comparison.png", *shown)
+
+
+# %%
+def rank_correlation(first: np.ndarray, second: np.ndarray) -> float:
+    """Spearman's correlation of two sequences without ties."""
+    ranks = [np.argsort(np.argsort(values)) for values in (first, second)]
+    return float(np.corrcoef(*ranks)[0, 1])
+
+
+if gans:
+    tables.show_results(*gans.values())
+    facts = next(iter(gans.values()))["facts"]
+    print(f"features by {facts['extractor']} (weights {facts['extractor_sha256'][:12]}); {facts['generated']:,} images of the "
+          f"{facts['generator']}; against {facts['reference']['fid']:,} training images (fid) and "
+          f"{facts['reference']['fid_against_test']:,} test images (fid_against_test)")
+    print("\nwhat the metric says of progress, over the evaluations after the start:")
+    rows = []
+    for record in gans.values():
+        metric = record["config"]["metric"]
+        values, distances = evaluated(record, f"{metric}_test"), evaluated(record, "fid")
+        rows.append([record.id, f"{values[0]:.4f}", f"{values[-1]:.4f}", f"{distances[0]:.2f}", f"{distances[-1]:.2f}",
+                     f"{rank_correlation(values, distances):+.2f}", record.remark or "full budget"])
+    tables.show(["run", "metric, first", "last", "Fréchet distance, first", "last", "rank correlation of the two",
+                 "budget and data"], rows)
+else:
+    print("none of the five runs is recorded yet: no samples, curves or comparison to show")
+
+# %% [markdown] tags=["answer:mila_p2_metric"]
+# **Answer (mila_p2_metric): which of JSD and $W_1$ is more indicative of training's progress, and why?**
+#
+# $W_1$, with a critic of bounded slope; and only within one run. The sign of the last column of the table above is the test: an indicator of
+# progress falls *with* the Fréchet distance, so its rank correlation is positive; one that rises while the samples get better has a negative one
+# and misleads. Where that table is empty or its budget is marked as cut, what follows is the theory alone.
+#
+# *Why JSD fails.* Images and samples lie near sets of low dimension in $\mathbb R^{3072}$, which hardly meet. If two distributions have disjoint supports, then
+# $\mathrm{JSD}=\log2$ whether they are a hair or a mile apart: the divergence does not know how far. What the critic reports is
+# therefore not a property of the generator but of its own training: $\widehat{\mathrm{JSD}}$ *rises* towards $\log2$ as the critic learns to tell the
+# two apart, while the generator, which sees gradients of the same critic, may be getting better all the time. Near $\log2$ the
+# saturating loss has no gradient left, $\sigma(c)\to0$ on fakes. This is the first theorem of Arjovsky and Bottou, arXiv:1701.04862, and
+# it is what the sheet's solution observed: "the JSD loss increases with training steps". Spectral normalisation and R1 delay it, because
+# a critic whose slope is bounded cannot be perfect on sets that are close: the estimate stays below $\log2$ and useful longer.
+#
+# *Why $W_1$ does better.* It is a distance that goes to zero continuously as the sets approach each other, and with a slope bounded by $L$ the
+# critic's estimate is $L\,W_1$ at most: when it falls, samples have moved towards the data, as seen by that critic.
+#
+# *What it does not say.* The scale is the critic's. R1 penalises slopes softly and on real images only, so $L$ moves during training; two
+# runs with different regularisers have different units; and a critic that lags behind reports a small distance for bad samples. So
+# $\widehat W_1$ indicates progress along a run, the Fréchet distance compares runs. The Dirac games say the same in small: without a penalty the
+# metric circles for ever with the parameters, with R1 it decays with them, and with GP it never comes to rest.
