@@ -3,7 +3,7 @@ SHELL := /bin/bash
 PYTHON := .venv/bin/python
 PROFILE ?= quick
 
-.PHONY: help environment run test full figures report grade bench check status clean
+.PHONY: help environment run test full figures report grade gradescope readme bench check status clean
 
 help:  ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## */\t/' | awk -F'\t' '{printf "  %-12s %s\n", $$1, $$2}'
@@ -30,6 +30,12 @@ report: environment  ## report.pdf from results/ and figures/, nothing trained
 
 grade: environment  ## mark the saved results, figures and notebooks
 	@$(PYTHON) -m helpers --profile full grade
+
+gradescope: environment  ## pack the grade as an autograder, build/autograder.zip
+	@$(PYTHON) -m helpers gradescope
+
+readme: environment  ## write the tables of README.md from results/
+	@$(PYTHON) -m helpers readme
 
 bench: environment  ## speed side by side with the peers, into benchmarks/results/
 	@$(PYTHON) -m benchmarks

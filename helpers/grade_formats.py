@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from xml.etree import ElementTree
 
-from helpers import tables
+from helpers import tables, verdicts
 from helpers.files import write_together
 from helpers.grading import STATUSES, Item
 from helpers.verdicts import Verdict
@@ -51,10 +51,9 @@ def show(items: Sequence[Item]) -> None:
 
 
 def _headline(item: Item) -> str:
-    shown = [verdict for verdict in item.evidence if verdict.value is not None and "better" in verdict.facts]
-    if not shown:
+    first = verdicts.headline(list(item.evidence))
+    if first is None:
         return ""
-    first = next((verdict for verdict in shown if "sheet" in verdict.facts), shown[0])
     return f"{first.metric} {first.measured}" + "".join(f" ({known})" for known in _known(first)[:1])
 
 

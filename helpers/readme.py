@@ -19,10 +19,9 @@ def table() -> str:
         if record is None:
             missing.append(f"`{entry['id']}`")
             continue
-        judged = [verdict for verdict in verdicts.judge(entry, record) if "better" in verdict.facts]
-        if not judged:
+        verdict = verdicts.headline(verdicts.judge(entry, record))
+        if verdict is None:
             continue
-        verdict = next((verdict for verdict in judged if "sheet" in verdict.facts), judged[0])
         word = f"{verdict.word}: {record.remark}" if record.remark else verdict.word
         known = " | ".join(tables.number(verdict.facts.get(name)) for name in ("sheet", "target", "floor"))
         lines.append(f"| `{entry['id']}` | {verdict.metric} | {verdict.measured} | {known} | {word} |")

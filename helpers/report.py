@@ -18,6 +18,7 @@ from helpers.records import Record
 from helpers.submission import Copy
 
 MAXIMUM_WIDTH = 1300  # pixels, 200 a printed inch across the page
+WHITE_OF_A_PLOT = 0.3  # share of white pixels
 SECONDS = 300  # a LaTeX run that takes longer is stuck
 INSTALL = "sudo apt-get install -y latexmk lmodern texlive-latex-recommended texlive-latex-extra texlive-fonts-recommended"
 
@@ -57,17 +58,28 @@ def usable_figures() -> tuple[dict[str, Path], dict[str, str]]:
 
 
 def prepare(figure: Path, folder: Path) -> Path:
-    """A figure for print: without transparency and no wider than print needs; made once for each content."""
+    """A figure for print, made once for each content: without transparency, no wider than print needs, and small.
+
+    A plot, most of it white paper, becomes a PNG of 256 colours; a picture that is full of pixels a JPEG.
+    """
     from PIL import Image
 
-    prepared = folder / f"{figure.stem}-{file_digest(figure)[:12]}.png"
-    if not prepared.exists():
-        with Image.open(figure) as image:
-            image = image.convert("RGBA")
-            paper = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
-        if paper.width > MAXIMUM_WIDTH:
-            paper = paper.resize((MAXIMUM_WIDTH, round(paper.height * MAXIMUM_WIDTH / paper.width)), Image.Resampling.LANCZOS)
-        write_atomically(prepared, lambda stream: paper.save(stream, format="png", optimize=True))
+    stem = f"{figure.stem}-{file_digest(figure)[:12]}"
+    done = [path for path in (folder / f"{stem}.png", folder / f"{stem}.jpg") if path.exists()]
+    if done:
+        return done[0]
+    with Image.open(figure) as image:
+        image = image.convert("RGBA")
+        paper = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+    white = paper.convert("L").histogram()[255] / (paper.width * paper.height)
+    if paper.width > MAXIMUM_WIDTH:
+        paper = paper.resize((MAXIMUM_WIDTH, round(paper.height * MAXIMUM_WIDTH / paper.width)), Image.Resampling.LANCZOS)
+    if white > WHITE_OF_A_PLOT:
+        paper, suffix, options = paper.quantize(256, dither=Image.Dither.NONE), "png", {"format": "png", "optimize": True}
+    else:
+        suffix, options = "jpg", {"format": "jpeg", "quality": 88, "subsampling": 0, "optimize": True}
+    prepared = folder / f"{stem}.{suffix}"
+    write_atomically(prepared, lambda stream: paper.save(stream, **options))
     return prepared
 
 
@@ -76,7 +88,7 @@ def write_numbers() -> Path:
     folder = build_folder()
     usable, gaps = usable_figures()
     prepared = {name: prepare(path, folder / "figures") for name, path in usable.items()}
-    for leftover in set((folder / "figures").glob("*.png")) - set(prepared.values()):
+    for leftover in set((folder / "figures").glob("*.*")) - set(prepared.values()):
         leftover.unlink()
     paths = {name: path.relative_to(folder).as_posix() for name, path in prepared.items()}
     path = folder / "numbers.tex"

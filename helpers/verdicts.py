@@ -77,6 +77,13 @@ def judge(entry: dict, record: Record | None) -> list[Verdict]:
     return [_judge(name, asked.get(name, {}), record) for name in names]
 
 
+def headline(judged: list[Verdict]) -> Verdict | None:
+    """The metric that stands for a run: the first with a sheet's number, else with a target, else that is judged at all."""
+    measured = [verdict for verdict in judged if verdict.value is not None]
+    return next((verdict for fact in ("sheet", "target", "better") for verdict in measured
+                 if "better" in verdict.facts and fact in verdict.facts), None)
+
+
 def _judge(name: str, facts: dict, record: Record) -> Verdict:
     value = record.metrics.get(name)
     if value is None:

@@ -138,8 +138,8 @@ class AutoEncoder(nn.Module):
 
 
 def mean_squared_error(x: Tensor, reconstruction: Tensor) -> Tensor:
-    """Squared error averaged over pixels and over the batch: (..., B, 784) to (...)."""
-    return F.mse_loss(reconstruction, x, reduction="none").mean((-2, -1))
+    """Squared error averaged over pixels and over the batch: x (B, 784) or (..., B, 784), reconstruction (..., B, 784), to (...)."""
+    return F.mse_loss(reconstruction, x.expand_as(reconstruction), reduction="none").mean((-2, -1))
 
 
 # %% [markdown]

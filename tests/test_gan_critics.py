@@ -317,7 +317,7 @@ def test_the_record_has_the_verdicts_asked_for(notebook):
 
 
 @pytest.mark.parametrize(("first", "final", "word"), [
-    ([1.0, 2.0], [1e-9, 1e-7], "converges"), ([1.0, 2.0], [0.02, 0.1], "spiral in"), ([1.0, 2.0], [1.04, 1.95], "orbit"),
+    ([1.0, 2.0], [1e-9, 1e-7], "converges"), ([1.0, 2.0], [0.02, 0.1], "spiral in"), ([1.0, 2.0], [1.12, 1.75], "orbit"),
     ([1.0, 2.0], [1.3, 1.25], "limit cycle"), ([1.0, 2.0], [3.0, 8.0], "diverges"), ([1.0, 2.0], [3.0, math.inf], "diverges"),
     ([1.0, 2.0], [0.4, 0.9], "undecided"), ([1.0, 2.0], [1e-9, 0.9], "undecided"),
 ])
