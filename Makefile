@@ -38,6 +38,8 @@ readme: environment  ## write the tables of README.md from results/
 	@$(PYTHON) -m helpers readme
 
 bench: environment  ## speed side by side with the peers, into benchmarks/results/
+	@mkdir -p build && $(PYTHON) -m pip freeze -q > build/installed.txt
+	@$(PYTHON) -m pip --disable-pip-version-check -q install -r requirements-bench.txt -c build/installed.txt
 	@$(PYTHON) -m benchmarks
 
 check: environment  ## tell fresh notebooks from stale, hollow and failed ones

@@ -51,7 +51,7 @@ class Module:
             elif isinstance(node, (ast.Assign, ast.AnnAssign)):
                 targets = node.targets if isinstance(node, ast.Assign) else [node.target]
                 for target in targets:
-                    if isinstance(target, ast.Name) and target.id.strip("_").isupper():  # a constant, not an experiment's variable
+                    if isinstance(target, ast.Name) and target.id.strip("_").isupper():  # a constant: no experiment's variable
                         self.definitions[target.id] = [node]
             elif isinstance(node, ast.Import):
                 for alias in node.names:

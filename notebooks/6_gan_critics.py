@@ -1202,7 +1202,7 @@ def affordable(run_id: str, function: Callable[..., Outcome], config: dict) -> r
 DATASET = settings.choose(smoke="photo_patches", quick="photo_patches", full="cifar10")
 LIMIT = settings.choose(smoke={"train": 256, "test": 128}, quick={"train": 2000, "test": 500}, full=None)
 smallnet = affordable("cifar10_smallnet", train_smallnet, {
-    "dataset": DATASET, "limit": LIMIT, "epochs": settings.choose(smoke=1, quick=2, full=10),
+    "dataset": DATASET, "limit": LIMIT, "epochs": settings.choose(smoke=1, quick=2, full=20),
     "batch_size": settings.choose(smoke=64, quick=250, full=250), "learning_rate": 4e-3})
 if smallnet is not None:
     print(f"test accuracy {smallnet.metrics['test_accuracy']:.4f}{' (' + smallnet.remark + ')' if smallnet.remark else ''}, "

@@ -46,8 +46,9 @@ def test_code_that_the_run_reaches_ages_it(old, new):
 
 
 @pytest.mark.parametrize(("old", "new"), [
-    ('"""Scale."""', '"""Other words."""'), ("x: float) -> float", "x)"), ("return record", "return None"), ("return RATE", "# why\n    return RATE"),
-    ("points = [1, 2]", "points = [3]"), ("grid = train(None)", "grid = 5"), ("rows = plot(grid)", ""), ("def plot(record):\n    return record\n", ""),
+    ('"""Scale."""', '"""Other words."""'), ("x: float) -> float", "x)"), ("return record", "return None"),
+    ("return RATE", "# why\n    return RATE"), ("points = [1, 2]", "points = [3]"), ("grid = train(None)", "grid = 5"),
+    ("rows = plot(grid)", ""), ("def plot(record):\n    return record\n", ""),
     ("grid = train(None)\nrows = plot(grid)\n", ""),
 ])
 def test_prose_plots_and_variables_of_the_same_name_do_not(old, new):
@@ -63,7 +64,8 @@ def test_helpers_are_followed_where_they_are_named(monkeypatch, tmp_path):
     def with_other_code(name):
         module = original(name)
         if name == "helpers.training":
-            return digests.Module(name, (digests.PROJECT_ROOT / "helpers" / "training.py").read_text().replace(target, replacement))
+            text = (digests.PROJECT_ROOT / "helpers" / "training.py").read_text()
+            return digests.Module(name, text.replace(target, replacement))
         return module
 
     monkeypatch.setattr(digests, "_read_helper", with_other_code)

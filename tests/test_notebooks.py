@@ -37,7 +37,7 @@ EXTRA
 '''
 
 
-@pytest.fixture()
+@pytest.fixture
 def small(tmp_path, monkeypatch):
     """A folder with one small notebook; returns a function that writes its source."""
     folder = tmp_path / "notebooks"
@@ -89,7 +89,8 @@ def test_check_tells_stale_hollow_failed_and_missing(small, tmp_path):
 
     assert state_of(lambda cells: cells[1].update(outputs=[], execution_count=None)) == "hollow"
     assert state_of(lambda cells: cells[2].update(execution_count=7)) == "hollow"
-    assert state_of(lambda cells: cells[1]["outputs"].append({"output_type": "stream", "name": "stderr", "text": ["w"]})) == "failed"
+    warning = {"output_type": "stream", "name": "stderr", "text": ["w"]}
+    assert state_of(lambda cells: cells[1]["outputs"].append(warning)) == "failed"
     assert state_of(lambda cells: cells[1]["outputs"][0].update(text=["/" + "home/someone/file"])) == "failed"
     path.write_text("{")
     assert notebooks.check("9_small", path.parent).state == "missing"
