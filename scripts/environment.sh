@@ -41,9 +41,14 @@ fi
 pip=".venv/bin/python -m pip --disable-pip-version-check --quiet"
 if ! command -v nvidia-smi >/dev/null && [ "$(uname -s)" = Linux ]; then
     # Without a GPU the CPU build does, and is a tenth of the size. Where its index is out of reach the usual build serves.
+    # Isolated from other configured indexes, which could add a torchvision of the other build: the two do not mix.
     cpu_index=https://download.pytorch.org/whl/cpu
-    timeout 300 $pip --retries 0 --timeout 15 install --index-url "$cpu_index" torch torchvision 2>/dev/null \
-        || echo "the CPU build of PyTorch is out of reach: installing the usual one"
+    if ! timeout 300 $pip --isolated --retries 0 --timeout 15 install --index-url "$cpu_index" torch torchvision 2>/dev/null \
+            || ! .venv/bin/python -c 'import torchvision' 2>/dev/null; then
+        echo "the CPU build of PyTorch is out of reach: installing the usual one"
+        $pip uninstall -y torch torchvision 2>/dev/null || true
+    fi
 fi
 $pip install -r requirements-dev.txt
+.venv/bin/python -c 'import torch, torchvision; print("torch", torch.__version__, "torchvision", torchvision.__version__)'
 echo "$wanted" > "$stamp"
