@@ -15,10 +15,9 @@ from pathlib import Path
 from helpers.settings import PROJECT_ROOT
 
 # Plumbing that moves or shows numbers but does not make them: editing it ages no record. (Data has a digest of its own.)
-NEUTRAL_MODULES = {
-    "helpers.checkpoints", "helpers.datasets", "helpers.downloads", "helpers.files", "helpers.notebooks", "helpers.plotting",
-    "helpers.published", "helpers.records", "helpers.settings", "helpers.tables",
-}
+NEUTRAL_MODULES = {f"helpers.{name}" for name in (
+    "checkpoints", "colab", "datasets", "downloads", "files", "notebooks", "plotting", "published", "records", "settings", "tables",
+)}
 
 
 def canonical(node) -> str:

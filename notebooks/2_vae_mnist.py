@@ -16,7 +16,7 @@
 # arXiv:1401.4082.
 
 # %%
-# Bootstrap: find the suite. On Colab, fetch it and install what is missing; elsewhere nothing is installed.
+# Bootstrap: find the suite's folder and, on Colab, install the few packages that are missing there.
 import sys
 from pathlib import Path
 
@@ -24,8 +24,12 @@ starts = [Path(globals().get("__file__", "notebook")).resolve().parent, Path.cwd
 folders = [folder for start in starts for folder in (start, *start.parents)]
 root = next((folder for folder in folders if (folder / "helpers" / "settings.py").exists()), None)
 if root is None:
-    raise FileNotFoundError("the folder 'helpers' was not found: open this notebook inside the suite's folder")
+    raise FileNotFoundError("the folder 'helpers' was not found: clone or upload the whole suite, and open this notebook inside it")
 sys.path.insert(0, str(root))
+
+from helpers import colab
+
+colab.prepare()
 
 # %%
 import math
