@@ -26,7 +26,7 @@ DIGIT_COLOURS = plt.get_cmap("tab10").colors  # ten classes need ten colours
 DENSITY_MAP = "cividis"
 
 plt.rcParams.update({
-    "figure.dpi": 100, "savefig.dpi": 150, "figure.constrained_layout.use": True, "font.size": 9, "axes.titlesize": 10,
+    "figure.dpi": 100, "savefig.dpi": 130, "figure.constrained_layout.use": True, "font.size": 9, "axes.titlesize": 10,
     "axes.grid": True, "grid.alpha": 0.25, "grid.linewidth": 0.5, "axes.spines.top": False, "axes.spines.right": False,
     "axes.prop_cycle": matplotlib.cycler(color=COLOURS), "lines.linewidth": 1.4, "legend.frameon": False,
     "image.interpolation": "nearest", "savefig.facecolor": "white",

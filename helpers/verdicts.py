@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from decimal import Decimal
 
 from helpers import tables
 from helpers.records import Record
@@ -108,11 +109,16 @@ def _word(value: float, facts: dict, record: Record) -> tuple[str, bool | None]:
         return "past the bound", False
     if record.remark:
         return "partial", None
-    if "target" in facts and at_least(facts["target"]):
+    if "target" in facts and sign * round(value, _decimals(facts["target"])) <= sign * facts["target"]:
         return "target reached", True
     if "sheet" in facts:
         return ("sheet reached", True) if at_least(facts["sheet"]) else ("short of the sheet", False)
     return ("short of the target", False) if "target" in facts else ("reported", None)
+
+
+def _decimals(target: float) -> int:
+    """The decimals that a target is stated with: an aim of 1.03 is met by what rounds to 1.03."""
+    return max(0, -Decimal(repr(target)).as_tuple().exponent)
 
 
 def out_of_order(run_id: str, find: Callable[[str], Record | None]) -> list[str]:
