@@ -28,8 +28,10 @@ def asked(run_id: str) -> dict:
 
 
 def number(value: float | None, digits: int = 4) -> str:
-    """A number for a table, a dash for none."""
-    return "-" if value is None else f"{value:.{digits}f}"
+    """A number for a table, with a power of ten where the digits would show too little of it; a dash for none."""
+    if value is None:
+        return "-"
+    return f"{value:.{digits}f}" if value == 0 or abs(value) >= 10 ** (1 - digits) else f"{value:.1e}"
 
 
 def show(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:

@@ -287,8 +287,9 @@ tables.show_results(autoencoder)
 
 # %% [markdown]
 # The grid spans the codes of the test split, without the outer 2% on each side of each axis: an auto-encoder's codes have no
-# prior, so nothing says beforehand where they are. Much of the grid decodes into shapes that are no digit, because nothing
-# asked the codes to fill the plane: the loss looks at the decoder only at the codes of training images.
+# prior, so nothing says beforehand where they are, or how far they reach. Large parts of the grid decode into one and the same
+# digit and others into shapes that are none: the loss looks at the decoder only at the codes of training images, and nothing
+# asks these to fill the plane evenly.
 
 # %% [markdown] tags=["answer:mit_p2_elbo_proof"]
 # ## A.2 The evidence lower bound, and its one-sample estimator
@@ -496,7 +497,7 @@ axis.fill_between(numbers, exact - 2 * standard_error, exact + 2 * standard_erro
                   label="two standard errors of the estimate")
 axis.plot(numbers, exact, color=plotting.BLUE, marker="o", markersize=3, label="closed form")
 axis.plot(numbers, estimate, color=plotting.VERMILION, marker="x", markersize=5, label="Monte-Carlo")
-plotting.focus(axis, exact - 2 * standard_error, exact + 2 * standard_error, estimate)
+plotting.focus(axis, exact, estimate[1:], (exact + 2 * standard_error)[2:], (exact - 2 * standard_error)[2:], skip=0.0)
 axis.set(xlabel="draws for each of 256 images", ylabel="KL(q(z|x) || p(z)), nats")
 axis.legend()
 plotting.title(figure, "KL of an untrained VAE: closed form against Monte-Carlo", verification)
@@ -628,6 +629,7 @@ figure, axes = plt.subplots(1, 3, figsize=(12, 4.4))
 for axis, record, name in zip(axes, (autoencoder, sgvb, analytic), ("auto-encoder", "VAE, SGVB", "VAE, analytic KL"), strict=True):
     plotting.scatter_classes(axis, record.arrays["codes"].astype(np.float32), record.arrays["labels"], size=2, alpha=0.4)
     axis.set(title=name, xlabel="first coordinate of the code", ylabel="second")
+axes[0].set_aspect("auto")  # its axes have no common scale
 plotting.title(figure, "codes of the test images, coloured by digit (VAE: posterior means)", autoencoder, sgvb, analytic)
 suite.figure(figure, "mit_codes.png", autoencoder, sgvb, analytic)
 
@@ -649,8 +651,8 @@ for record in (autoencoder, sgvb, analytic):
 # the first line above sets the difference beside its own standard error. The one-draw estimate is not as noisy as it looks:
 # where $q$ is close to the posterior, the noise of $\log q(z|x)-\log p(z)$ and that of $\log p(x|z)$ partly cancel.
 #
-# The scatter shows what the KL term buys. The auto-encoder's codes lie in rays of any length, with empty space between them;
-# the VAE's fill a disc of about the prior's size, so that the grid from $-2$ to $2$ decodes nearly everywhere into digits. What
+# The scatter shows what the KL term buys. The auto-encoder's codes lie in rays of very different lengths, crowded where they
+# meet; the VAE's fill a disc of about the prior's size, so that the grid from $-2$ to $2$ decodes nearly everywhere into digits. What
 # it costs is in the lines above: the same model reconstructs better from its mean code than from a drawn one.
 
 # %% [markdown]
@@ -856,7 +858,7 @@ def split_curves(axis, term: int, name: str) -> None:
                              arrays["steps"], names=[name], per_epoch=per_epoch, smooth=smooth)
     handles, labels = axis.get_legend_handles_labels()
     axis.legend(handles, [label.replace(", test", ", validation") for label in labels], fontsize=8)
-    plotting.focus(axis, arrays["train_terms"][:, term], arrays["valid_terms"][1:, term], margin=0.15)
+    plotting.focus(axis, arrays["train_terms"][:, term], arrays["valid_terms"][1:, term], margin=0.15, skip=0.15)
 
 
 figure, axis = plt.subplots(figsize=(6.5, 3.8))
