@@ -77,7 +77,7 @@ def prepare(figure: Path, folder: Path) -> Path:
     if white > WHITE_OF_A_PLOT:
         paper, suffix, options = paper.quantize(256, dither=Image.Dither.NONE), "png", {"format": "png", "optimize": True}
     else:
-        suffix, options = "jpg", {"format": "jpeg", "quality": 88, "subsampling": 0, "optimize": True}
+        suffix, options = "jpg", {"format": "jpeg", "quality": 88, "subsampling": 0}
     prepared = folder / f"{stem}.{suffix}"
     write_atomically(prepared, lambda stream: paper.save(stream, **options))
     return prepared

@@ -6,7 +6,9 @@ import shutil
 import subprocess
 
 import fake_suite
+import numpy as np
 import pytest
+from PIL import Image
 
 from helpers import macros, readme, report, settings, tables, verdicts
 from helpers.submission import Copy
@@ -189,3 +191,14 @@ def test_a_broken_record_stops_the_report_with_its_name(output):
     (output / "results" / "q1_a_dset1.json").write_text(json.dumps({"id": "q1_a_dset1"}))
     with pytest.raises(Exception, match="q1_a_dset1.json is not a readable record"):
         report.write_numbers()
+
+
+def test_a_noisy_picture_is_prepared_as_a_jpeg(tmp_path):
+    """Noise compresses badly: an encoder with a buffer for ordinary pictures breaks on it."""
+    noise = np.random.default_rng(0).integers(0, 256, (900, 900, 3), dtype=np.uint8)
+    source = tmp_path / "noise.png"
+    Image.fromarray(noise).save(source)
+    prepared = report.prepare(source, tmp_path / "prepared")
+    assert prepared.suffix == ".jpg"
+    with Image.open(prepared) as image:
+        assert image.size == (900, 900)
