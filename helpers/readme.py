@@ -1,13 +1,30 @@
-"""The README's table of results, generated between two markers from the records."""
+"""The README's two tables, results and speed, generated between markers from the records and the benchmarks."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from helpers import records, settings, tables, verdicts
 from helpers.files import write_together
 
 BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
+SPEED_BEGIN, SPEED_END = "<!-- speed:begin -->", "<!-- speed:end -->"
+
+
+def speed_table() -> str:
+    """One row a comparison of ``benchmarks/results/``, medians of both sides in one run."""
+    lines = ["| what | peer | ours | theirs | unit | ratio | aim |", "|---|---|---:|---:|---|---:|---:|"]
+    machines = []
+    for path in sorted((settings.PROJECT_ROOT / "benchmarks" / "results").glob("*.json")):
+        content = json.loads(path.read_text())
+        machine = content["machine"]
+        machines.append(f"{machine['processor']}, {machine['device']}, torch {machine['torch']}")
+        for row in content["rows"]:
+            aim = "-" if row.get("aim") is None else f"{row['aim']:g}"
+            lines.append(f"| {row['what']} | {row['peer']} {row['peer_version']} | {row['ours']:.4g} | {row['theirs']:.4g} "
+                         f"| {row['unit']} | {row['ratio']:.2f} | {aim} |")
+    return "\n".join([*lines, "", f"Machine: {'; '.join(dict.fromkeys(machines)) or 'none yet'}."])
 
 
 def table() -> str:
@@ -31,24 +48,28 @@ def table() -> str:
 
 
 def update(check: bool = False, path: Path | None = None) -> bool:
-    """Bring the table up to date, or only look.
+    """Bring the tables up to date, or only look.
 
     Args:
         check: change nothing.
         path: of the README; the project's by default.
 
     Returns:
-        Whether it was stale.
+        Whether one was stale.
 
     Raises:
-        ValueError: the README has no pair of markers.
+        ValueError: the README lacks a pair of markers.
     """
     path = path or settings.PROJECT_ROOT / "README.md"
     text = path.read_text()
-    if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
-        raise ValueError(f"{path.name} needs {BEGIN} and, below it, {END}, once each")
-    before, rest = text.split(BEGIN)
-    new = f"{before}{BEGIN}\n{table()}\n{END}{rest.split(END)[1]}"
+    new = _between(_between(text, BEGIN, END, table(), path.name), SPEED_BEGIN, SPEED_END, speed_table(), path.name)
     if new != text and not check:
         write_together({path: new.encode()})
     return new != text
+
+
+def _between(text: str, begin: str, end: str, content: str, name: str) -> str:
+    if text.count(begin) != 1 or text.count(end) != 1 or text.index(begin) > text.index(end):
+        raise ValueError(f"{name} needs {begin} and, below it, {end}, once each")
+    before, rest = text.split(begin)
+    return f"{before}{begin}\n{content}\n{end}{rest.split(end)[1]}"

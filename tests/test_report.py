@@ -170,7 +170,8 @@ def test_the_readme_of_the_project_has_a_fresh_table():
 def test_the_table_of_the_readme_follows_the_records(tmp_path, monkeypatch):
     monkeypatch.setattr(settings, "PROJECT_ROOT", tmp_path)
     path = tmp_path / "README.md"
-    path.write_text(f"# Title\n{readme.BEGIN}\nold\n{readme.END}\nThe end.\n")
+    speed = f"{readme.SPEED_BEGIN}\nold\n{readme.SPEED_END}"
+    path.write_text(f"# Title\n{readme.BEGIN}\nold\n{readme.END}\n{speed}\nThe end.\n")
     assert readme.update(check=True)
     assert "old" in path.read_text()
     assert readme.update() and not readme.update(check=True)
