@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+from benchmarks import loop_shares
 from helpers import tables
 from helpers.files import write_together
 from helpers.records import environment
@@ -19,7 +20,7 @@ FOLDER = Path(__file__).parent
 
 def main() -> None:
     """Run all benchmarks, or those named."""
-    names = sorted(path.stem.removeprefix("bench_") for path in FOLDER.glob("bench_*.py"))
+    names = [*sorted(path.stem.removeprefix("bench_") for path in FOLDER.glob("bench_*.py")), "loop_shares"]
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("name", nargs="*", help=f"of {', '.join(names)}; all by default")
     parser.add_argument("--repetitions", type=int, default=7, help="timed calls of each side (at least 5 for a table)")
@@ -28,14 +29,21 @@ def main() -> None:
     if unknown:
         parser.error(f"unknown: {', '.join(sorted(unknown))}; the benchmarks are {', '.join(names)}")
     for name in arguments.name or names:
-        rows = importlib.import_module(f"benchmarks.bench_{name}").measure(arguments.repetitions)
+        shares = name == "loop_shares"
+        benchmark = loop_shares if shares else importlib.import_module(f"benchmarks.bench_{name}")
+        rows = benchmark.measure() if shares else benchmark.measure(arguments.repetitions)
         machine = {**environment(), "processor": processor(), "threads": torch.get_num_threads()}
-        content = {"benchmark": name, "repetitions": arguments.repetitions, "machine": machine, "rows": rows}
+        content = {"benchmark": name, "repetitions": 1 if shares else arguments.repetitions, "machine": machine, "rows": rows}
         write_together({FOLDER / "results" / f"{name}.json": (json.dumps(content, indent=1) + "\n").encode()})
-        print(f"\n{name}: medians of {arguments.repetitions}, {machine['processor']}, {machine['threads']} threads")
-        tables.show(["what", "peer", "ours", "theirs", "unit", "ratio", "aim"],
+        print(f"\n{name}: medians of {content['repetitions']}, {machine['processor']}, {machine['threads']} threads")
+        if shares:
+            tables.show(list(rows[0]) if rows else ["run"],
+                        [[value if isinstance(value, str) else f"{value:.3g}" for value in row.values()] for row in rows])
+            continue
+        tables.show(["what", "peer", "ours", "theirs", "unit", "ratio", "aim", "peak MiB"],
                     [[r["what"], f"{r['peer']} {r['peer_version']}".strip(), f"{r['ours']:.4g}", f"{r['theirs']:.4g}", r["unit"],
-                      f"{r['ratio']:.2f}", tables.number(r.get("aim"), 1)] for r in rows])
+                      f"{r['ratio']:.2f}", tables.number(r.get("aim"), 1),
+                      " / ".join(f"{value:.3g}" for value in r["peak_megabytes"] or [])] for r in rows])
 
 
 def processor() -> str:

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from benchmarks.common import row, time_alternating
+from benchmarks.common import peak_megabytes, row, time_alternating
 from helpers import notebooks, settings, standins
 from helpers.training import Batches
 
@@ -29,14 +29,15 @@ def measure(repetitions: int) -> list[dict]:
         theirs = [copy.deepcopy(module).to(memory_format=torch.contiguous_format) for module in mine]
         if regulariser == "sn":
             theirs[1] = with_torchs_spectral_norm(notebook, theirs[1])
-        ours, peer = time_alternating(resident_loop(notebook, *mine, objective, pixels, updates),
-                                      eager_loop(notebook, *theirs, objective, pixels, updates), repetitions)
-        precision = "bfloat16" if notebook.bfloat16_pays(device) else "float32"
+        sides = (resident_loop(notebook, *mine, objective, pixels, updates),
+                 eager_loop(notebook, *theirs, objective, pixels, updates))
+        ours, peer = time_alternating(*sides, repetitions)
+        precision = notebook.precision_of(device)
         rows.append(row(f"{run_id}, batch 64, 2 critic steps: resident uint8 images, channels last, {precision}"
                         + ", CUDA graph" * (device.type == "cuda"),
                         "plain eager float32 loop: DataLoader, two passes of the critic, loss.item() a step", updates / ours,
                         updates / peer, "generator updates/s", peer_version=f"torch {torch.__version__}",
-                        aim=2.0 if device.type == "cuda" else None))
+                        aim=2.0 if device.type == "cuda" else None, peaks=peak_megabytes(*sides)))
     return rows
 
 

@@ -16,7 +16,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from benchmarks.common import row, time_alternating
+from benchmarks.common import peak_megabytes, row, time_alternating
 from helpers import notebooks, synthetic
 from helpers.training import GradientUpdate
 
@@ -40,7 +40,8 @@ def measure(repetitions: int) -> list[dict]:
             seconds = time_alternating(many(first, steps), many(second, steps), repetitions, warm_up=2)
             version = importlib.metadata.version(peer.split()[0])
             rows.append(row(f"planar flow, k = {k}, batch {BATCH}: {what}", peer, models * steps / seconds[0],
-                            steps / seconds[1], "model-steps/s", peer_version=version, aim=aim))
+                            steps / seconds[1], "model-steps/s", peer_version=version, aim=aim,
+                            peaks=peak_megabytes(first, second)))
 
         if normflows:
             theirs, theirs_compiled = (normflows_step(normflows, notebook, points, k, compiled) for compiled in (False, True))

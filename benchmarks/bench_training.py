@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch.utils.data import DataLoader, TensorDataset
 
-from benchmarks.common import row, time_alternating
+from benchmarks.common import peak_megabytes, row, time_alternating
 from helpers import notebooks, synthetic
 from helpers.stacking import Stack
 from helpers.training import Batches, GradientUpdate
@@ -38,14 +38,16 @@ def measure(repetitions: int) -> list[dict]:
     peer = loader_epoch(notebook, points)
     ours, theirs = time_alternating(epoch, peer, repetitions)
     rows = [row(f"2-D VAE, batch {BATCH}: resident batches", "the courses' loop: DataLoader, Adam, loss.item() a step",
-                steps / ours, steps / theirs, "steps/s", peer_version=f"torch {torch.__version__}", aim=1.6)]
+                steps / ours, steps / theirs, "steps/s", peer_version=f"torch {torch.__version__}", aim=1.6,
+                peaks=peak_megabytes(epoch, peer))]
     for size in (5, 16):
         stacked, _ = resident(update_for(Stack(notebook.GaussianVAE, range(size))), size)
         singles = [resident(update_for(notebook.GaussianVAE()))[0] for _ in range(size)]
         in_turn = lambda singles=singles: [single() for single in singles]  # noqa: E731
         ours, theirs = time_alternating(stacked, in_turn, repetitions)
         rows.append(row(f"2-D VAE, batch {BATCH}: a stack of {size}", f"our own loop, {size} models one after another",
-                        size * steps / ours, size * steps / theirs, "model-steps/s", aim=2.0 if size == 16 else None))
+                        size * steps / ours, size * steps / theirs, "model-steps/s", aim=2.0 if size == 16 else None,
+                        peaks=peak_megabytes(stacked, in_turn)))
     return rows
 
 

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from benchmarks.common import row, time_alternating
+from benchmarks.common import peak_megabytes, row, time_alternating
 from helpers import notebooks
 from helpers.training import Batches, GradientUpdate
 
@@ -37,9 +37,11 @@ def measure(repetitions: int) -> list[dict]:
     rows = []
     for precision in ("float32", "bfloat16"):
         for peer, version, theirs in peers:
-            seconds = time_alternating(our_epoch(notebook, images, precision), theirs, repetitions)
+            ours = our_epoch(notebook, images, precision)
+            seconds = time_alternating(ours, theirs, repetitions)
             rows.append(row(f"VAE 784-128-32-16-2, batch {BATCH}: an epoch of {IMAGES} images, ours in {precision}", peer,
-                            IMAGES / seconds[0], IMAGES / seconds[1], "images/s", peer_version=version, aim=2.0))
+                            IMAGES / seconds[0], IMAGES / seconds[1], "images/s", peer_version=version, aim=2.0,
+                            peaks=peak_megabytes(ours, theirs)))
     return rows
 
 

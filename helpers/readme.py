@@ -9,22 +9,48 @@ from helpers import records, settings, tables, verdicts
 from helpers.files import write_together
 
 BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
+SHARES = "loop_shares"  # the benchmark that compares nobody
 SPEED_BEGIN, SPEED_END = "<!-- speed:begin -->", "<!-- speed:end -->"
 
 
 def speed_table() -> str:
     """One row a comparison of ``benchmarks/results/``, medians of both sides in one run."""
-    lines = ["| what | peer | ours | theirs | unit | ratio | aim |", "|---|---|---:|---:|---|---:|---:|"]
+    lines = ["| what | peer | ours | theirs | unit | ratio | aim | peak MiB |", "|---|---|---:|---:|---|---:|---:|---:|"]
     machines = []
     for path in sorted((settings.PROJECT_ROOT / "benchmarks" / "results").glob("*.json")):
         content = json.loads(path.read_text())
+        if content["benchmark"] == SHARES:
+            continue
         machine = content["machine"]
         machines.append(f"{machine['processor']}, {machine['device']}, torch {machine['torch']}")
         for row in content["rows"]:
             aim = "-" if row.get("aim") is None else f"{row['aim']:g}"
             lines.append(f"| {row['what']} | {row['peer']} {row['peer_version']} | {row['ours']:.4g} | {row['theirs']:.4g} "
-                         f"| {row['unit']} | {row['ratio']:.2f} | {aim} |")
+                         f"| {row['unit']} | {row['ratio']:.2f} | {aim} | {_peaks(row.get('peak_megabytes'))} |")
+    lines += shares_table()
     return "\n".join([*lines, "", f"Machine: {'; '.join(dict.fromkeys(machines)) or 'none yet'}."])
+
+
+def _peaks(megabytes: list[float] | None) -> str:
+    """Peak memory of tensors, ours / theirs."""
+    return "-" if megabytes is None else " / ".join(f"{value:.3g}" for value in megabytes)
+
+
+def shares_table() -> list[str]:
+    """Lines that say where the time of a training step goes on each notebook's main model; none where it was not measured."""
+    path = settings.PROJECT_ROOT / "benchmarks" / "results" / f"{SHARES}.json"
+    if not path.exists():
+        return []
+    parts = ("model", "optimiser", "data", "loop")
+    lines = ["", "Where the time of a training step goes, on the main model of each notebook; its memory; and what its training",
+             "should take on a T4, an estimate from counted operations (how: `benchmarks/loop_shares.py`):", "",
+             "| run | steps/s | model | optimiser | data | loop | memory MiB | T4 minutes, estimated |",
+             "|---|---:|---:|---:|---:|---:|---:|---:|"]
+    for row in json.loads(path.read_text())["rows"]:
+        cells = [f"`{row['run']}`", f"{row['steps_per_second']:.3g}", *(f"{row[part]:.1%}" for part in parts),
+                 f"{row['memory_megabytes']:.0f}", f"{row['t4_minutes']:.2g}"]
+        lines.append(f"| {' | '.join(cells)} |")
+    return lines
 
 
 def table() -> str:

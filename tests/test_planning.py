@@ -1,0 +1,109 @@
+"""The plan: what is left, how long it takes, and an end in time that loses nothing."""
+
+import json
+import sys
+import time
+
+import fake_suite
+import pytest
+
+from helpers import notebooks, planning, settings, tables
+
+SCRIPT = '''# %%
+import sys, time
+from pathlib import Path
+sys.path.insert(0, "ROOT")
+Path("OUT/started").write_text("yes")
+BODY
+'''
+ENTRIES = [
+    {"id": "thing_dset1", "notebook": "9_small", "figures": [], "metrics": {"loss": {"sheet": 2.0, "target": 1.0}}},
+    {"id": "thing_dset2", "notebook": "9_small", "figures": []},
+    {"id": "other", "notebook": "9_small", "figures": []},
+]
+
+
+@pytest.fixture
+def small(tmp_path, monkeypatch):
+    """A suite of one notebook and three runs; returns a function that writes the notebook's last lines."""
+    for folder in ("notebooks", "output"):
+        (tmp_path / folder).mkdir(exist_ok=True)
+    monkeypatch.setattr(notebooks, "FOLDER", tmp_path / "notebooks")
+    monkeypatch.setattr(tables, "deliverables", lambda: {"run": ENTRIES})
+
+    def write(body):
+        text = SCRIPT.replace("ROOT", str(settings.PROJECT_ROOT)).replace("OUT", str(tmp_path)).replace("BODY", body)
+        (tmp_path / "notebooks" / "9_small.py").write_text(text)
+
+    write("print('done')")
+    return write
+
+
+def record(run_id, **changes):
+    """Write a record into the output folder."""
+    entry = next(entry for entry in ENTRIES if entry["id"] == run_id)
+    path = settings.output_folder() / "results" / f"{run_id}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(fake_suite.record(entry, **changes)))
+
+
+def test_a_run_is_estimated_from_its_own_rate_or_from_its_nearest_relative(small, tmp_path):
+    record("thing_dset1", budget={"done": 100, "planned": 400, "unit": "steps"}, seconds=60.0)
+    folder = settings.checkpoint_folder()
+    folder.mkdir(parents=True)
+    (folder / "thing_dset2-model-0123.pt").write_bytes(b"")
+    first, second, other = planning.tasks()
+    assert (first.seconds_left, first.budget, first.left) == (180.0, "100 of 400 steps", "about 3 min")
+    assert (second.state, second.seconds_left, second.left) == ("begun", 240.0, "about 4 min, after thing_dset1")
+    assert (other.state, other.seconds_left, other.left) == ("missing", None, "not measured")
+
+
+def test_the_status_has_a_row_a_metric_and_one_for_a_run_without_a_record(small):
+    record("thing_dset1", metrics={"loss": 1.5})
+    rows = list(planning.status_rows())
+    assert rows[0] == ["thing_dset1", "stale", "7,810 steps", "", "loss", "1.5000", "2.0000", "1.0000", "-"]
+    assert [row[1] for row in rows[1:]] == ["missing", "missing"]
+
+
+def test_what_is_left_is_trained_and_built_and_then_there_is_nothing_to_do(small, tmp_path, capfd):
+    for entry in ENTRIES:
+        record(entry["id"])
+    assert planning.train_and_build()
+    assert "to be built" in capfd.readouterr().out
+    assert notebooks.check("9_small", settings.output_folder() / "notebooks").state == "fresh"
+    assert planning.train_and_build()
+    assert "nothing to do" in capfd.readouterr().out
+
+
+def test_the_end_comes_in_time(small, tmp_path, capfd):
+    small("time.sleep(60)")
+    started = time.monotonic()
+    assert not planning.train_and_build(minutes=0.05)
+    assert time.monotonic() - started < 20
+    assert (tmp_path / "started").exists()
+    assert "minutes are over in 9_small" in capfd.readouterr().out
+
+
+def test_a_script_that_fails_is_an_error_that_names_it(small):
+    small("raise ValueError('no')")
+    with pytest.raises(notebooks.NotebookError, match=r"9_small.py ended with status 1"):
+        planning.train_and_build()
+
+
+def test_a_cut_run_is_only_gone_on_with_when_asked(small, monkeypatch):
+    monkeypatch.setattr(planning.records, "state", lambda record: "recorded" if record.complete else "partial")
+    for entry, done in zip(ENTRIES, (1, 2, 2), strict=True):
+        record(entry["id"], budget={"done": done, "planned": 2, "unit": "steps"})
+    assert planning.left_to_do(more=False) == {"9_small": []}
+    assert [task.run_id for task in planning.left_to_do(more=True)["9_small"]] == ["thing_dset1"]
+
+
+@pytest.mark.parametrize(("seconds", "words"), [(12.0, "12 s"), (600.0, "10 min"), (9000.0, "2.5 h")])
+def test_durations_are_said_in_the_unit_that_fits(seconds, words):
+    assert planning.duration(seconds) == words
+
+
+def test_the_interpreter_of_the_script_is_this_one(small, tmp_path):
+    small(f"Path({str(tmp_path)!r}, 'python').write_text(sys.executable)")
+    planning.train_and_build()
+    assert (tmp_path / "python").read_text() == sys.executable
