@@ -16,8 +16,8 @@ from helpers.settings import PROJECT_ROOT
 
 # Plumbing that moves or shows numbers but does not make them: editing it ages no record. (Data has a digest of its own.)
 NEUTRAL_MODULES = {f"helpers.{name}" for name in (
-    "checkpoints", "colab", "datasets", "downloads", "files", "notebooks", "plotting", "published", "records", "settings",
-    "tables",
+    "checkpoints", "colab", "datasets", "downloads", "files", "graphs", "notebooks", "plotting", "published", "records",
+    "settings", "tables",
 )}
 
 

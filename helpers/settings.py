@@ -98,6 +98,20 @@ def show_progress() -> bool:
     return os.environ.get("SUITE_PROGRESS", "on") != "off" and (sys.stdout.isatty() or "ipykernel" in sys.modules)
 
 
+def half_precision(device) -> str:
+    """The precision in which convolutions of a device are quickest: "bfloat16", "float16" on older GPUs, or "float32".
+
+    Args:
+        device: a ``torch.device``.
+    """
+    import torch
+
+    if device.type == "cuda":
+        return "bfloat16" if torch.cuda.get_device_capability(device) >= (8, 0) else "float16"
+    quick = device.type == "cpu" and getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)()
+    return "bfloat16" if quick else "float32"
+
+
 def keep_freed_memory() -> None:
     """Tell glibc to keep freed blocks for the next step instead of handing them back to the system.
 

@@ -1,27 +1,28 @@
 """The one training loop: device-resident batches, deferred logging, checkpoints, resume, budgets.
 
 A loop is made of three parts. :class:`Batches` serves slices of data that lie on the device. An *update* (usually
-:class:`GradientUpdate`) turns a batch into a step of the optimiser and returns the loss terms. :func:`fit` runs it and
-watches: it keeps the terms in a buffer on the device, so that nothing waits for the device inside a step, evaluates,
+:class:`helpers.updates.GradientUpdate`) turns a batch into a step of the optimiser and returns the loss terms. :func:`fit`
+runs it and watches: it keeps the terms in a buffer on the device, so that nothing waits for the device inside a step, evaluates,
 saves checkpoints, resumes from them to the same result, and stops where a loss is not finite.
 """
 
 from __future__ import annotations
 
-import copy
 import sys
 import time
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm import tqdm
 
 from helpers import settings
 from helpers.checkpoints import Checkpoint
+from helpers.updates import ExponentialAverage, GradientUpdate
+
+__all__ = ["Batches", "ExponentialAverage", "GradientUpdate", "History", "NonFiniteLoss", "OutOfMemory", "fit"]
 
 settings.keep_freed_memory()
 
@@ -30,6 +31,10 @@ CHECK_EVERY = 500  # steps between two looks at the losses (each look waits for 
 
 class NonFiniteLoss(RuntimeError):
     """A loss became infinite or not a number."""
+
+
+class OutOfMemory(RuntimeError):
+    """A step did not fit into the memory of the device."""
 
 
 class Batches:
@@ -75,77 +80,6 @@ class Batches:
         return torch.stack([torch.randperm(self.length, generator=generator) for _ in range(self.stack)])
 
 
-class GradientUpdate:
-    """One step of an optimiser on a loss.
-
-    Args:
-        model: the module whose state is saved; its parameters are the ones clipped and averaged.
-        loss: ``loss(batch, generator)`` returns the terms (T,), or (T, S) for a stack of S models; the first is minimised
-            and the others are recorded. ``generator`` draws the noise.
-        optimizer: over the model's parameters.
-        schedule: learning-rate factor as a function of the step, see :mod:`helpers.schedules`.
-        clip: largest gradient norm, over all parameters.
-        average: decay of an exponential moving average of the model, kept in ``self.average.module``.
-        precision: "float32", or "bfloat16" for autocast where the hardware gains from it.
-    """
-
-    def __init__(self, model: nn.Module, loss: Callable[[object, torch.Generator], Tensor],
-                 optimizer: torch.optim.Optimizer, *, schedule: Callable[[int], float] | None = None,
-                 clip: float | None = None, average: float | None = None, precision: str = "float32") -> None:
-        if precision not in ("float32", "bfloat16"):
-            raise ValueError(f"precision {precision!r} is unknown; the precisions are float32, bfloat16")
-        self.model, self.loss, self.optimizer, self.schedule, self.clip = model, loss, optimizer, schedule, clip
-        self.rates = [group["lr"] for group in optimizer.param_groups]
-        self.parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-        self.average = None if average is None else ExponentialAverage(model, average)
-        self.precision = precision
-
-    def __call__(self, batch, step: int, generator: torch.Generator) -> Tensor:
-        if self.schedule is not None:
-            factor = self.schedule(step)
-            for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
-                group["lr"] = rate * factor
-        device_type = self.parameters[0].device.type
-        with torch.autocast(device_type, torch.bfloat16) if self.precision == "bfloat16" else nullcontext():
-            terms = self.loss(batch, generator)
-        self.optimizer.zero_grad(set_to_none=True)
-        terms[0].sum().backward()  # members of a stack share no parameter, so their sum trains each alone
-        if self.clip is not None:
-            nn.utils.clip_grad_norm_(self.parameters, self.clip)
-        self.optimizer.step()
-        if self.average is not None:
-            self.average.update(self.model)
-        return terms.detach()
-
-    def state_dict(self) -> dict:
-        """Everything that a resumed run needs."""
-        return {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(),
-                "average": None if self.average is None else self.average.module.state_dict()}
-
-    def load_state_dict(self, state: dict) -> None:
-        """Take over a state written by :meth:`state_dict`."""
-        self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        if self.average is not None:
-            self.average.module.load_state_dict(state["average"])
-
-
-class ExponentialAverage:
-    """A copy of a module whose parameters follow as ``t <- decay t + (1 - decay) s``; its buffers are copied."""
-
-    def __init__(self, module: nn.Module, decay: float) -> None:
-        if not 0.0 <= decay < 1.0:
-            raise ValueError(f"the decay of an exponential average lies in [0, 1), not {decay}")
-        self.module, self.decay = copy.deepcopy(module).requires_grad_(False), decay
-
-    @torch.no_grad()
-    def update(self, source: nn.Module) -> None:
-        """Move a step towards ``source``."""
-        torch._foreach_lerp_(list(self.module.parameters()), list(source.parameters()), 1.0 - self.decay)
-        for mine, theirs in zip(self.module.buffers(), source.buffers(), strict=True):
-            mine.copy_(theirs)
-
-
 @dataclass
 class History:
     """What :func:`fit` saw.
@@ -166,6 +100,11 @@ class History:
     planned: int
     seconds: float
     best: int | None = None
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether an error of PyTorch says that memory ran out, on a GPU or on the CPU."""
+    return isinstance(error, torch.cuda.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
 def fit(update, batches: Batches, *, steps: int, seed: int, checkpoint: Checkpoint | None = None, label: str = "training",
@@ -190,6 +129,7 @@ def fit(update, batches: Batches, *, steps: int, seed: int, checkpoint: Checkpoi
 
     Raises:
         NonFiniteLoss: names the step, and the last good checkpoint, which is kept.
+        OutOfMemory: names the batch size to try, and the last checkpoint, which is kept.
         CheckpointError: the checkpoint is damaged or another configuration's.
     """
     evaluate_every = evaluate_every or batches.per_epoch
@@ -208,6 +148,10 @@ def fit(update, batches: Batches, *, steps: int, seed: int, checkpoint: Checkpoi
         print(f"{label}: resumed at step {state['step']} of {steps}")
     earlier_seconds, last_saved = state["seconds"], time.perf_counter()
 
+    def kept() -> str:
+        saved = checkpoint is not None and checkpoint.path.exists()
+        return f"the last good checkpoint is {checkpoint.path}" if saved else "no checkpoint was due yet"
+
     def look(step: int) -> None:
         nonlocal checked
         if terms is None or checked == step:
@@ -215,9 +159,7 @@ def fit(update, batches: Batches, *, steps: int, seed: int, checkpoint: Checkpoi
         bad = ~torch.isfinite(terms[checked:step]).flatten(1).all(1)
         if bad.any():
             first = checked + int(bad.nonzero()[0])
-            saved = checkpoint is not None and checkpoint.path.exists()
-            kept = f"the last good checkpoint is {checkpoint.path}" if saved else "no checkpoint was due yet"
-            raise NonFiniteLoss(f"{label}: the loss is not finite at step {first}: {terms[first].tolist()}; {kept}")
+            raise NonFiniteLoss(f"{label}: the loss is not finite at step {first}: {terms[first].tolist()}; {kept()}")
         checked = step
 
     def save(step: int) -> None:
@@ -252,7 +194,13 @@ def fit(update, batches: Batches, *, steps: int, seed: int, checkpoint: Checkpoi
                 evaluate_now(step)
                 if state["stopped"]:
                     break
-            row = update(batches.at(step), step, noise)
+            try:
+                row = update(batches.at(step), step, noise)
+            except RuntimeError as error:
+                if not is_out_of_memory(error):
+                    raise
+                raise OutOfMemory(f"{label}: step {step} does not fit into the memory of {noise.device} with batches of "
+                                  f"{batches.batch_size}; try {max(1, batches.batch_size // 2)}; {kept()}") from error
             if terms is None:
                 terms = torch.empty((steps, *row.shape), device=row.device)
             terms[step] = row

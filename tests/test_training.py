@@ -7,7 +7,7 @@ from torch import nn
 
 from helpers import schedules
 from helpers.checkpoints import Checkpoint, CheckpointError
-from helpers.training import Batches, ExponentialAverage, GradientUpdate, NonFiniteLoss, fit
+from helpers.training import Batches, ExponentialAverage, GradientUpdate, NonFiniteLoss, OutOfMemory, fit
 
 
 def regression(seed=0, schedule=None, average=None, poison_at=None, members=None):
@@ -121,6 +121,31 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(tmp_
     assert torch.isfinite(state["update"]["model"]["weight"]).all()
 
 
+@pytest.mark.parametrize("error", [torch.cuda.OutOfMemoryError("CUDA out of memory"),
+                                   RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")])
+def test_running_out_of_memory_names_a_smaller_batch_and_keeps_the_checkpoint(tmp_path, error):
+    checkpoint = Checkpoint(tmp_path / "run.pt", "same")
+    _, batches, update = regression()
+    fit(update, batches, steps=40, seed=0, checkpoint=checkpoint, time_budget=1e-9)
+    before = checkpoint.path.read_bytes()
+
+    def loss(batch, noise):
+        raise error
+
+    _, batches, update = regression()
+    update.loss = loss
+    with pytest.raises(OutOfMemory, match=r"step 1 does not fit .* batches of 8; try 4; the last good checkpoint is .*run\.pt"):
+        fit(update, batches, steps=40, seed=0, checkpoint=checkpoint)
+    assert checkpoint.path.read_bytes() == before
+
+
+def test_another_runtime_error_is_passed_on():
+    _, batches, update = regression()
+    update.loss = lambda batch, noise: batch[0] @ torch.ones(7)
+    with pytest.raises(RuntimeError, match="size mismatch"):
+        fit(update, batches, steps=1, seed=0)
+
+
 def test_a_time_budget_stops_at_a_checkpoint_and_the_run_goes_on_from_it(tmp_path):
     checkpoint = Checkpoint(tmp_path / "run.pt", "same")
     _, batches, update = regression()
@@ -190,9 +215,51 @@ def test_gradient_clipping_bounds_the_step():
     assert (model.weight - before).abs().item() == pytest.approx(0.5, rel=1e-4)
 
 
+def test_float16_scales_the_loss_and_leaves_out_a_step_whose_gradients_overflow():
+    model = nn.Linear(3, 1)
+    optimizer = torch.optim.Adam(model.parameters(), 0.05)
+    strength = [1.0]
+    x = torch.randn(64, 3, generator=torch.Generator().manual_seed(0))
+    y = x @ torch.tensor([[1.0], [-2.0], [0.5]])
+    update = GradientUpdate(model, lambda batch, noise: strength[0] * ((model(batch[0]).float() - batch[1]) ** 2).mean()[None],
+                            optimizer, precision="float16", clip=100.0)
+    first = update((x, y), 0, None)
+    for step in range(300):
+        update((x, y), step, None)
+    assert update((x, y), 0, None) < 0.01 * first
+    before, scale = model.weight.detach().clone(), update.scaler.get_scale()
+    strength[0] = 1e30
+    update((x, y), 0, None)
+    assert torch.equal(model.weight, before)
+    assert update.scaler.get_scale() == scale / 2
+    again = GradientUpdate(model, update.loss, optimizer, precision="float16")
+    again.load_state_dict(update.state_dict())
+    assert again.scaler.get_scale() == scale / 2
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("last", [8, 5])
+def test_captured_steps_are_the_eager_ones(last):
+    device, terms, weights = torch.device("cuda"), {}, {}
+    for captured in (False, True):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(3, 16), nn.ReLU(), nn.Linear(16, 3)).to(device)
+
+        def loss(batch, noise, model=model):
+            return ((model(batch) - batch + torch.randn(batch.shape, generator=noise, device=device)) ** 2).mean()[None]
+
+        update = GradientUpdate(model, loss, torch.optim.Adam(model.parameters(), 1e-2, fused=True), captured=captured,
+                                schedule=schedules.one_cycle(40), average=0.9)
+        batches = Batches(torch.linspace(-1, 1, 3 * (24 + last)).reshape(-1, 3), 8, seed=0, device=device)
+        terms[captured] = fit(update, batches, steps=40, seed=0).terms
+        weights[captured] = update.average.module[0].weight
+    assert np.allclose(terms[True], terms[False], rtol=1e-4)
+    assert torch.allclose(weights[True], weights[False], rtol=1e-3, atol=1e-5)
+
+
 def test_an_unknown_precision_lists_the_known_ones():
     model = nn.Linear(1, 1)
-    with pytest.raises(ValueError, match="float32, bfloat16"):
+    with pytest.raises(ValueError, match="float32, bfloat16, float16"):
         GradientUpdate(model, None, torch.optim.SGD(model.parameters(), 1.0), precision="float8")
 
 
