@@ -1,11 +1,13 @@
 """Every test works in a folder of its own: no test can touch results/, figures/ or notebooks/ of the project."""
 
 import os
+import shutil
 
 # Set before torch is imported: tests run several processes on few cores, and spinning threads slow each other down.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["SUITE_PROGRESS"] = "off"
 
+import fake_suite
 import pytest
 import torch
 
@@ -19,3 +21,15 @@ def own_folders(tmp_path, monkeypatch):
     monkeypatch.setenv("SUITE_OUTPUT", str(tmp_path / "output"))
     for name in ("SUITE_RETRAIN", "SUITE_MINUTES", "SUITE_DEVICE"):
         monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture(scope="session")
+def perfect(tmp_path_factory):
+    """A copy in which everything passes; tests take copies of it."""
+    return fake_suite.make(tmp_path_factory.mktemp("perfect"))
+
+
+@pytest.fixture
+def copy(perfect, tmp_path):
+    """A copy of the suite that a test may spoil."""
+    return shutil.copytree(perfect, tmp_path / "copy", symlinks=True)
