@@ -3,7 +3,7 @@ SHELL := /bin/bash
 PYTHON := .venv/bin/python
 PROFILE ?= quick
 
-.PHONY: help environment run test full figures report grade gradescope readme bench check status clean
+.PHONY: help environment run test full figures report grade gradescope readme bench check status colab clean
 
 help:  ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## */\t/' | awk -F'\t' '{printf "  %-12s %s\n", $$1, $$2}'
@@ -20,10 +20,11 @@ test: environment  ## ruff and pytest, as CI runs them
 	@$(PYTHON) -m ruff check .
 	@$(PYTHON) -m pytest -n 2
 
-full: environment  ## every run at the sheets' budgets, recorded in results/ (hours on a CPU; resumable); notebooks and figures
-	@$(PYTHON) -m helpers --profile full build
+full: environment  ## every run at the sheets' budgets (hours on a CPU; resumable; MINUTES=90 stops after so many), then the notebooks
+	@$(PYTHON) -m helpers full $(if $(MINUTES),--minutes $(MINUTES)) $(if $(MORE),--more)
 
-figures: full  ## the same: what is recorded is not trained again, only drawn
+figures: environment  ## figures and notebooks from the records; nothing that is recorded is trained again
+	@$(PYTHON) -m helpers --profile full build
 
 report: environment  ## report.pdf from results/ and figures/, nothing trained
 	@bash scripts/latex.sh && $(PYTHON) -m helpers --profile full report
@@ -47,6 +48,9 @@ check: environment  ## tell fresh notebooks from stale, hollow and failed ones
 
 status: environment  ## every run: recorded, partial, stale or missing, with its numbers
 	@$(PYTHON) -m helpers --profile full status
+
+colab: environment  ## is the repository's address the same everywhere; REPO=owner/name writes it into badges and first cells
+	@$(PYTHON) -m helpers colab $(if $(filter command,$(origin REPO)),--repository='$(REPO)')
 
 clean:  ## remove build/ (checkpoints too)
 	rm -rf build

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from helpers import notebooks, records, settings, tables
+from helpers import notebooks, planning, records, settings, tables
 
 
 def build(arguments: argparse.Namespace) -> int:
@@ -30,19 +30,14 @@ def check(arguments: argparse.Namespace) -> int:
 
 
 def status(arguments: argparse.Namespace) -> int:
-    """List every run the sheets ask for: recorded, partial or missing, and its numbers beside the sheet's."""
-    rows = []
-    for asked in tables.deliverables()["run"]:
-        record = records.load(asked["id"])
-        if record is None:
-            rows.append([asked["id"], "missing", "", "", "", ""])
-            continue
-        state = records.state(record)
-        for name, facts in asked.get("metrics", {}).items() or [("-", {})]:
-            values = (record.metrics.get(name), facts.get("sheet"), facts.get("floor"))
-            rows.append([asked["id"], state, name, *map(tables.number, values)])
-    tables.show(["run", "state", "metric", "ours", "sheet", "bound"], rows)
+    """List every run the sheets ask for: its state, its budget, what is left, and its numbers beside the sheet's."""
+    tables.show(["run", "state", "budget", "training left", "metric", "ours", "sheet", "target", "bound"], planning.status_rows())
     return 0
+
+
+def full(arguments: argparse.Namespace) -> int:
+    """Train every run that has no record (going on from checkpoints) and build the notebooks."""
+    return 0 if planning.train_and_build(minutes=arguments.minutes, more=arguments.more) else 1
 
 
 def report(arguments: argparse.Namespace) -> int:
@@ -96,9 +91,30 @@ def gradescope(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def colab(arguments: argparse.Namespace) -> int:
+    """Write the repository's address into badges and first cells, or check that it is the same everywhere."""
+    from helpers import bootstrap
+
+    if arguments.repository is not None:
+        bootstrap.checked(arguments.repository)
+    if arguments.write or arguments.repository is not None:
+        changed = bootstrap.stamp(bootstrap.setting() if arguments.repository is None else arguments.repository)
+        print(*(f"stamped {name}" for name in changed), sep="\n", end="\n" * bool(changed))
+    print(f"repository: {bootstrap.setting() or 'none; make colab REPO=owner/name sets it'}")
+    found = bootstrap.complaints()
+    print(*found or ["first cells and badges agree with it"], sep="\n")
+    return 1 if found and not (arguments.write or arguments.repository) else 0
+
+
 def _arguments_of(function: Callable, command: argparse.ArgumentParser) -> None:
     if function in (build, check):
         command.add_argument("notebook", nargs="*", help="names; all by default")
+    elif function is full:
+        command.add_argument("--minutes", type=float, help="stop after so many; the same command goes on")
+        command.add_argument("--more", action="store_true", help="go on with runs whose budget was cut, too")
+    elif function is colab:
+        command.add_argument("--repository", metavar="OWNER/NAME", help="on GitHub; without it, nothing is changed")
+        command.add_argument("--write", action="store_true", help="write the present setting again, as for a new notebook")
     elif function is readme:
         command.add_argument("--check", action="store_true", help="change nothing; exit status 1 where it is stale")
     elif function is grade:
@@ -114,17 +130,22 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m helpers", description=__doc__)
     parser.add_argument("--profile", choices=settings.PROFILES, help="overrides SUITE_PROFILE")
     commands = parser.add_subparsers(required=True, metavar="command")
-    for function in (build, check, status, report, readme, grade, gradescope):
+    for function in (build, check, status, full, report, readme, grade, gradescope, colab):
         command = commands.add_parser(function.__name__, help=function.__doc__)
         command.set_defaults(function=function)
         _arguments_of(function, command)
     arguments = parser.parse_args()
     if arguments.profile:
         os.environ["SUITE_PROFILE"] = arguments.profile
+    elif arguments.function is full:
+        os.environ["SUITE_PROFILE"] = "full"
     elif arguments.function in (report, readme, grade, gradescope):
         os.environ.setdefault("SUITE_PROFILE", "full")  # they read what is saved; a GPU is not asked for
     try:
         return arguments.function(arguments)
+    except KeyboardInterrupt:
+        print("interrupted: the same command goes on from the checkpoints", file=sys.stderr)
+        return 130
     except (settings.SettingError, notebooks.NotebookError, records.RecordError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

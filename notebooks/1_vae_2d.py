@@ -13,15 +13,34 @@
 # | D | MIT 6.S978, 2024, 4 | a torus: straight and toroidal interpolation |
 
 # %%
-# Bootstrap: find the suite's folder and, on Colab, install the few packages that are missing there.
+# Bootstrap, the same in every notebook: find the suite's folder; on Colab clone it if need be, and install what is missing.
+import subprocess
 import sys
 from pathlib import Path
 
-starts = [Path(globals().get("__file__", "notebook")).resolve().parent, Path.cwd()]
+repository = ""
+here, on_colab = Path.cwd(), "google.colab" in sys.modules
+starts = [Path(globals().get("__file__", "notebook")).resolve().parent, here]
 folders = [folder for start in starts for folder in (start, *start.parents)]
-root = next((folder for folder in folders if (folder / "helpers" / "settings.py").exists()), None)
+if on_colab:  # a clone or an upload, in the runtime or on a mounted Drive
+    folders += [*sorted(here.glob("*")), *sorted(here.glob("drive/MyDrive/*"))]
+root = next((folder for folder in folders if (folder / "helpers" / "settings.py").is_file()), None)
+if root is None and on_colab and repository:
+    address, said = f"https://github.com/{repository}", []
+    command = ["git", "clone", "--progress", "--depth", "1", address]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as clone:
+        for line in clone.stdout:
+            said.append(line.strip())
+            print(f"\r{said[-1]:<80}", end="")
+    print()
+    if clone.returncode:
+        raise RuntimeError("\n".join([f"{address} could not be cloned:", *said[-4:]]))
+    root = here / repository.split("/")[1]
 if root is None:
-    raise FileNotFoundError("the folder 'helpers' was not found: clone or upload the whole suite, and open this notebook inside it")
+    raise FileNotFoundError(
+        "the suite's folder, with 'helpers' in it, was not found: open this notebook inside the folder. On Colab, either upload "
+        "the folder to the top of your Drive and mount Drive, or clone it with !git clone, and run this cell again"
+    )
 sys.path.insert(0, str(root))
 
 from helpers import colab
@@ -870,3 +889,7 @@ tables.show(["model", *(f"seed {index}" for index in range(torus.arrays["all"].s
 # the hole along the outer equator, as in the sheet's Figure 1. The table shows all seeds, because the choice among them matters:
 # several have a fold somewhere, and where the path crosses it, it leaves the surface. A fold costs reconstruction error, which is
 # why the least error is a good rule of choice although it never looks at the path.
+
+# %%
+# On Colab: one zip of results and figures to download.
+colab.pack()

@@ -16,15 +16,34 @@
 # Geiger and Nowozin, *Which training methods for GANs do actually converge?*, arXiv:1801.04406.
 
 # %%
-# Bootstrap: find the suite's folder and, on Colab, install the few packages that are missing there.
+# Bootstrap, the same in every notebook: find the suite's folder; on Colab clone it if need be, and install what is missing.
+import subprocess
 import sys
 from pathlib import Path
 
-starts = [Path(globals().get("__file__", "notebook")).resolve().parent, Path.cwd()]
+repository = ""
+here, on_colab = Path.cwd(), "google.colab" in sys.modules
+starts = [Path(globals().get("__file__", "notebook")).resolve().parent, here]
 folders = [folder for start in starts for folder in (start, *start.parents)]
-root = next((folder for folder in folders if (folder / "helpers" / "settings.py").exists()), None)
+if on_colab:  # a clone or an upload, in the runtime or on a mounted Drive
+    folders += [*sorted(here.glob("*")), *sorted(here.glob("drive/MyDrive/*"))]
+root = next((folder for folder in folders if (folder / "helpers" / "settings.py").is_file()), None)
+if root is None and on_colab and repository:
+    address, said = f"https://github.com/{repository}", []
+    command = ["git", "clone", "--progress", "--depth", "1", address]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as clone:
+        for line in clone.stdout:
+            said.append(line.strip())
+            print(f"\r{said[-1]:<80}", end="")
+    print()
+    if clone.returncode:
+        raise RuntimeError("\n".join([f"{address} could not be cloned:", *said[-4:]]))
+    root = here / repository.split("/")[1]
 if root is None:
-    raise FileNotFoundError("the folder 'helpers' was not found: clone or upload the whole suite, and open this notebook inside it")
+    raise FileNotFoundError(
+        "the suite's folder, with 'helpers' in it, was not found: open this notebook inside the folder. On Colab, either upload "
+        "the folder to the top of your Drive and mount Drive, or clone it with !git clone, and run this cell again"
+    )
 sys.path.insert(0, str(root))
 
 from helpers import colab
@@ -51,6 +70,7 @@ from torch import Tensor, nn
 
 from helpers import datasets, plotting, records, schedules, settings, tables
 from helpers.files import file_digest
+from helpers.graphs import CapturedStep
 from helpers.records import Outcome, Run, Suite
 from helpers.training import Batches, ExponentialAverage, GradientUpdate, fit
 
@@ -356,36 +376,6 @@ class AlternatingUpdate:
         """Take over a state written by :meth:`state_dict`; before the first call where the update is captured."""
         for name, part in self.parts().items():
             part.load_state_dict(state[name])
-
-
-class CapturedStep:
-    """A function of tensors of fixed shapes, recorded as one CUDA graph and replayed.
-
-    The first calls run as they are, on a stream of their own, while libraries choose their algorithms and optimisers make their
-    state; the next one is recorded. What the function changes in place (weights, averages) a replay changes too.
-    """
-
-    def __init__(self, function: Callable[..., Tensor], eager_calls: int = 3) -> None:
-        self.function, self.eager_calls, self.graph = function, eager_calls, None
-
-    def __call__(self, *inputs: Tensor) -> Tensor:
-        if self.eager_calls > 0:
-            self.eager_calls -= 1
-            stream = torch.cuda.Stream()
-            stream.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(stream):
-                output = self.function(*inputs)
-            torch.cuda.current_stream().wait_stream(stream)
-            return output
-        if self.graph is None:
-            self.inputs = [given.clone() for given in inputs]
-            self.graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(self.graph):  # records, runs nothing
-                self.output = self.function(*self.inputs)
-        for static, given in zip(self.inputs, inputs, strict=True):
-            static.copy_(given)
-        self.graph.replay()
-        return self.output.clone()
 
 
 # %% [markdown]
@@ -939,11 +929,9 @@ def build_pair(width: int, spectral: bool, seed: int, device: torch.device) -> t
     return tuple(module.to(device, memory_format=torch.channels_last) for module in pair)
 
 
-def bfloat16_pays(device: torch.device) -> bool:
-    """Whether convolutions in bfloat16 are quicker than in float32 there."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_capability(device) >= (8, 0)
-    return bool(getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)())
+def precision_of(device: torch.device) -> str:
+    """bfloat16 where it pays; older cards stay with float32, because float16 would need a scaled loss for each player."""
+    return "bfloat16" if settings.half_precision(device) == "bfloat16" else "float32"
 
 
 def build_update(generator: Generator, critic: Critic, objective: Objective, *, critic_steps: int, alpha: float,
@@ -956,7 +944,7 @@ def build_update(generator: Generator, critic: Critic, objective: Objective, *, 
         generator, critic, torch.optim.Adam(generator.parameters(), lr=learning_rates[0], **shared),
         torch.optim.Adam(critic.parameters(), lr=learning_rates[1], weight_decay=weight_decay, **shared),
         objective, latent_size=100, critic_steps=critic_steps, alpha=alpha,
-        precision="bfloat16" if bfloat16_pays(device) else "float32", captured=captured)
+        precision=precision_of(device), captured=captured)
 
 
 # %% [markdown]
@@ -1071,7 +1059,7 @@ def train_smallnet(run: Run, dataset: str, limit: dict | None, epochs: int, batc
     steps = epochs * batches.per_epoch
     optimizer = torch.optim.AdamW(network.parameters(), lr=learning_rate, weight_decay=0.02, fused=True)
     update = GradientUpdate(network, loss, optimizer, schedule=schedules.one_cycle(steps),
-                            precision="bfloat16" if bfloat16_pays(device) else "float32")
+                            precision=settings.half_precision(device))
     history = fit(update, batches, steps=steps, **run.training())
     weights = pack_weights(network)
     extractor = Extractor("smallnet", hashlib.sha256(weights.tobytes()).hexdigest(), unpack_weights(weights).to(device))
@@ -1364,7 +1352,7 @@ def train_gan(run: Run, *, metric: str, regulariser: str, coefficient: float, da
         "generator": "averaged generator, batch-norm statistics estimated anew",
         "reference": {"fid": len(train), "fid_against_test": len(test)},
         "generated": final_samples, "generated_for_curves": curve_samples, "evaluated": names,
-        "precision": "bfloat16" if bfloat16_pays(device) else "float32", "parameters": [
+        "precision": precision_of(device), "parameters": [
             sum(parameter.numel() for parameter in module.parameters()) for module in (generator, critic)],
     }
     return Outcome(values, arrays, data.describe(), (history.done, history.planned, "generator updates"), [run.seed],
@@ -1522,3 +1510,7 @@ else:
 # runs with different regularisers have different units; and a critic that lags behind reports a small distance for bad samples. So
 # $\widehat W_1$ indicates progress along a run, the Fréchet distance compares runs. The Dirac games say the same in small: without a penalty the
 # metric circles for ever with the parameters, with R1 it decays with them, and with GP it never comes to rest.
+
+# %%
+# On Colab: one zip of results and figures to download.
+colab.pack()
