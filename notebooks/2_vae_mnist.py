@@ -16,15 +16,34 @@
 # arXiv:1401.4082.
 
 # %%
-# Bootstrap: find the suite's folder and, on Colab, install the few packages that are missing there.
+# Bootstrap, the same in every notebook: find the suite's folder; on Colab clone it if need be, and install what is missing.
+import subprocess
 import sys
 from pathlib import Path
 
-starts = [Path(globals().get("__file__", "notebook")).resolve().parent, Path.cwd()]
+repository = ""
+here, on_colab = Path.cwd(), "google.colab" in sys.modules
+starts = [Path(globals().get("__file__", "notebook")).resolve().parent, here]
 folders = [folder for start in starts for folder in (start, *start.parents)]
-root = next((folder for folder in folders if (folder / "helpers" / "settings.py").exists()), None)
+if on_colab:  # a clone or an upload, in the runtime or on a mounted Drive
+    folders += [*sorted(here.glob("*")), *sorted(here.glob("drive/MyDrive/*"))]
+root = next((folder for folder in folders if (folder / "helpers" / "settings.py").is_file()), None)
+if root is None and on_colab and repository:
+    address, said = f"https://github.com/{repository}", []
+    command = ["git", "clone", "--progress", "--depth", "1", address]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as clone:
+        for line in clone.stdout:
+            said.append(line.strip())
+            print(f"\r{said[-1]:<80}", end="")
+    print()
+    if clone.returncode:
+        raise RuntimeError("\n".join([f"{address} could not be cloned:", *said[-4:]]))
+    root = here / repository.split("/")[1]
 if root is None:
-    raise FileNotFoundError("the folder 'helpers' was not found: clone or upload the whole suite, and open this notebook inside it")
+    raise FileNotFoundError(
+        "the suite's folder, with 'helpers' in it, was not found: open this notebook inside the folder. On Colab, either upload "
+        "the folder to the top of your Drive and mount Drive, or clone it with !git clone, and run this cell again"
+    )
 sys.path.insert(0, str(root))
 
 from helpers import colab
@@ -1342,8 +1361,20 @@ print(f"bound at K = 1, 10, 50, 200: {', '.join(f'{value:.2f}' for value in arra
 #
 # $$\mathcal L(x)=\mathbb E_{q_0(z_0|x)}\Big[\log q_0(z_0|x)-\sum_j\log|\det J_j|-\log p(z_k)-\log p_\theta(x|z_k)\Big],$$
 #
-# estimated with one draw. A layer is invertible if $w^\top\hat u>-1$; $\hat u=u+(\mathrm{softplus}(w^\top u)-1-w^\top u)\,w/\lVert
-# w\rVert^2$ has $w^\top\hat u=\mathrm{softplus}(w^\top u)-1>-1$, and the determinant is then positive (arXiv:1505.05770).
+# estimated with one draw. Two details.
+#
+# *Invertibility.* A layer is invertible if $w^\top\hat u>-1$. With
+# $\hat u=u+\big(\mathrm{softplus}(w^\top u+c)-1-w^\top u\big)\,w/\lVert w\rVert^2$ one has
+# $w^\top\hat u=\mathrm{softplus}(w^\top u+c)-1>-1$, and the determinant is positive (arXiv:1505.05770 has $c=0$). Here
+# $c=\log(e-1)$, so that $\mathrm{softplus}(c)=1$ and $u=0$ gives $\hat u=0$: the layers start as the identity, and training
+# starts from the plain VAE.
+#
+# *Noise.* One draw of $\log q_0(z_0|x)$ is noisy where its expectation is known:
+# $\mathbb E_{q_0}[\log q_0(z_0|x)]=D_{KL}(q_0\,\|\,p)+\mathbb E_{q_0}[\log p(z_0)]$, with the closed form of A.3. Hence the same loss,
+#
+# $$\mathcal L(x)=D_{KL}(q_0\,\|\,p)+\mathbb E_{q_0(z_0|x)}\Big[\log p(z_0)-\log p(z_k)-\sum_j\log|\det J_j|-\log p_\theta(x|z_k)\Big],$$
+#
+# in which only what the flow changes is estimated. With no layers it is part C's loss, term by term.
 #
 # **Amortised, not shared.** Suppose $u,w,b$ were parameters shared by all images, one map $f$. Substitute $z_k=f(z_0)$ in the
 # loss: it is the bound of a VAE with the plain Gaussian posterior $q_0$, the decoder $p_\theta(x|f(z_0))$ and the prior
@@ -1361,12 +1392,13 @@ def invertible_direction(u: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:
         w: (..., D).
 
     Returns:
-        u_hat (..., D), and the smallest slope of the layer along w, 1 + w.u_hat = softplus(w.u) > 0, (...).
+        u_hat (..., D), and the slope of the layer along w where it is steepest or flattest, 1 + w.u_hat > 0, (...).
+        Where w.u = 0, u_hat is u.
 
     References: Rezende and Mohamed, Variational inference with normalizing flows, arXiv:1505.05770, appendix A.1.
     """
     product = (w * u).sum(-1)
-    slope = F.softplus(product)
+    slope = F.softplus(product + math.log(math.e - 1))
     return u + ((slope - 1 - product) / (w * w).sum(-1))[..., None] * w, slope
 
 
@@ -1403,34 +1435,46 @@ class FlowVAE(BernoulliVAE):
         self.length = length
         if length:
             self.flow = mlp([width, 64, length * (2 * latent_size + 1)], nn.Identity)
+            last = self.flow[-1]
+            for values in (last.weight, last.bias):
+                values.data.unflatten(0, (length, -1))[:, :latent_size] = 0.0  # u = 0: the identity
 
-    def posterior(self, x: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-        """Draws from q_k(z|x) and their log-densities: x (B, 784), noise (..., B, D) to (..., B, D) and (..., B)."""
-        hidden = self.trunk(x)
-        mean, log_variance = self.head(hidden).chunk(2, dim=-1)
-        z = reparameterize(mean, log_variance, noise)
-        log_q = log_normal_pdf(z, mean, log_variance)
+    def transform(self, hidden: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
+        """The planar layers: hidden (B, width) and z (..., B, D) to z_k (..., B, D) and the sum of log|det| (..., B)."""
+        log_det = torch.zeros(z.shape[:-1], dtype=z.dtype, device=z.device)
         if self.length:
             layers = self.flow(hidden).unflatten(-1, (self.length, -1))
             u, w, b = layers.split((self.latent_size, self.latent_size, 1), dim=-1)
             u_hat, slope = invertible_direction(u, w)
             for j in range(self.length):
-                z, log_det = planar_layer(z, u_hat[..., j, :], slope[..., j], w[..., j, :], b[..., j, 0])
-                log_q = log_q - log_det
-        return z, log_q
+                z, change = planar_layer(z, u_hat[..., j, :], slope[..., j], w[..., j, :], b[..., j, 0])
+                log_det = log_det + change
+        return z, log_det
+
+    def posterior(self, x: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """Draws from q_k(z|x) and their log-densities: x (B, 784), noise (..., B, D) to (..., B, D) and (..., B)."""
+        hidden = self.trunk(x)
+        mean, log_variance = self.head(hidden).chunk(2, dim=-1)
+        start = reparameterize(mean, log_variance, noise)
+        z, log_det = self.transform(hidden, start)
+        return z, log_normal_pdf(start, mean, log_variance) - log_det
 
     def forward(self, x: Tensor, noise: Tensor) -> Tensor:
-        """(-ELBO, recon, kl) in nats, averaged over the batch, (3,): the loss above, one draw an image."""
-        z, log_q = self.posterior(x, noise)
+        """(-ELBO, recon, kl) in nats, averaged over the batch, (3,): the last form of the loss, one draw an image."""
+        hidden = self.trunk(x)
+        mean, log_variance = self.head(hidden).chunk(2, dim=-1)
+        start = reparameterize(mean, log_variance, noise)
+        z, log_det = self.transform(hidden, start)
         recon = -bernoulli_log_prob(self.decode(z), x).mean()
-        kl = (log_q - log_standard_normal(z)).mean()
+        flow_change = log_standard_normal(start) - log_standard_normal(z) - log_det
+        kl = (kl_to_standard_normal(mean, log_variance) + flow_change).mean()
         return torch.stack([recon + kl, recon, kl])
 
 
 # %% [markdown]
 # **Checks**, in float64: $\log|\det|$ against the determinant of autograd's Jacobian, for a layer and for a whole posterior of
-# 8 layers; the constraint $w^\top\hat u>-1$ where $w^\top u$ is far below it; and with no layers the loss equals part C's in
-# expectation.
+# 8 layers; the constraint $w^\top\hat u>-1$ where $w^\top u$ is far below it; the two forms of the loss have the same
+# expectation; and layers as they start out change nothing.
 
 # %%
 generator = torch.Generator().manual_seed(4)
@@ -1448,6 +1492,8 @@ print(f"planar layer: log-determinant against autograd {error:.1e}, all determin
 with torch.random.fork_rng(devices=[]):
     torch.manual_seed(0)
     flow_model = FlowVAE(8, latent_size=5, width=20).double()
+    fresh = FlowVAE(8, latent_size=5, width=20).double()
+    nn.init.normal_(flow_model.flow[-1].weight, std=0.5)
 x = (torch.rand(3, PIXELS, generator=generator) < 0.2).double()
 noise = torch.randn(3, 5, generator=generator, dtype=torch.float64)
 _, log_q = flow_model.posterior(x, noise)
@@ -1456,13 +1502,24 @@ jacobian = torch.stack([torch.func.jacrev(lambda e, row=row: flow_model.posterio
 error = (log_q - (log_standard_normal(noise) - torch.linalg.slogdet(jacobian)[1])).abs().max()
 assert error < 1e-9
 print(f"posterior of 8 layers: log-density against the Jacobian of the whole map from noise to z {error:.1e}")
+one_image, noise = x[:1].expand(40_000, -1), torch.randn(40_000, 5, generator=generator, dtype=torch.float64)
+with torch.no_grad():
+    z, log_q = flow_model.posterior(one_image, noise)
+    one_draw = log_q - log_standard_normal(z)
+    kl = flow_model(one_image, noise)[2]
+    unchanged, log_det = fresh.transform(fresh.trunk(one_image), noise)
+deviation = (kl - one_draw.mean()).abs() / (one_draw.std() / len(noise) ** 0.5)
+assert deviation < 4
+assert torch.allclose(unchanged, noise)
+assert log_det.abs().max() < 1e-12
+print(f"both forms of the KL term: {kl:.4f} and {one_draw.mean():.4f}, {deviation:.1f} standard errors apart; fresh layers are the identity")
 
 # %% [markdown]
 # ## D.2 With and without
 #
-# Everything is as in part C: network, data, batches of 64, 20 epochs, one-cycle rate with the same peak. Both sides have the
-# same one-draw loss; only the layers differ (they add outputs to the encoder). The plain VAE and the flow of length 8 have
-# several seeds, the lengths 2 and 16 one, to see a trend.
+# Everything is as in part C: network, data, batches of 64, 20 epochs, one-cycle rate with the same peak, and the same loss where
+# there are no layers; the layers only add outputs to the encoder. The plain VAE and the flow of the stated length have several
+# seeds, the other lengths one, to see a trend.
 
 
 # %%
@@ -1575,8 +1632,9 @@ for record, model, objective, estimator, shown in (
     (haifa, f"convolutional VAE, {HAIFA['latent_size']}-d z", "-ELBO, Gaussian with sigma 0.1", "KL in closed form",
      ("neg_elbo", "neg_elbo_bpd", "kl")),
     (mila, "VAE 300-300, 100-d z", "-ELBO, Bernoulli", "KL in closed form; K = 200", ("valid_neg_elbo", "test_log_px")),
-    (flow, "the same, one-draw loss", "-ELBO, Bernoulli", "SGVB, one draw; K = 200", ("plain_valid_neg_elbo", "plain_test_log_px")),
-    (flow, f"the same, {flow['facts']['length']} planar layers", "-ELBO, Bernoulli", "SGVB with log-determinants; K = 200",
+    (flow, "the same, other seeds", "-ELBO, Bernoulli", "KL in closed form; K = 200", ("plain_valid_neg_elbo", "plain_test_log_px")),
+    (flow, f"the same, {flow['facts']['length']} planar layers", "-ELBO, Bernoulli",
+     "KL in closed form, one draw of the flow's change; K = 200",
      ("valid_neg_elbo", "test_log_px")),
 ):
     for name in shown:
@@ -1585,3 +1643,7 @@ for record, model, objective, estimator, shown in (
         rows.append([model, objective, estimator, name, ours, tables.number(facts.get("sheet")), tables.number(facts.get("target")),
                      record.remark or "full budget"])
 tables.show(["model", "objective", "estimator", "number", "ours", "sheet", "target", "budget and data"], rows)
+
+# %%
+# On Colab: one zip of results and figures to download.
+colab.pack()
