@@ -27,6 +27,7 @@ class CapturedStep:
 
     def __init__(self, function: Callable[..., Tensor], eager_calls: int = 3, generators: Sequence[torch.Generator] = ()) -> None:
         self.function, self.eager_calls, self.generators, self.graph = function, eager_calls, generators, None
+        self.recorded = False
 
     def __call__(self, *inputs: Tensor) -> Tensor:
         if self.eager_calls > 0:
@@ -44,6 +45,7 @@ class CapturedStep:
                 self.graph.register_generator_state(generator)
             with torch.cuda.graph(self.graph):  # records, runs nothing
                 self.output = self.function(*self.inputs)
+            self.recorded = True
         for static, given in zip(self.inputs, inputs, strict=True):
             static.copy_(given)
         self.graph.replay()

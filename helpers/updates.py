@@ -95,7 +95,15 @@ class GradientUpdate:
             single = isinstance(batch, Tensor)
             self.graphs[shapes] = CapturedStep(lambda *inputs: self._step(inputs[0] if single else inputs, generator),
                                                generators=(generator,))
-        return self.graphs[shapes](*tensors)
+        step = self.graphs[shapes]
+        try:
+            return step(*tensors)
+        except RuntimeError as error:
+            if step.graph is None or step.recorded:
+                raise
+            print(f"the steps are not recorded as a CUDA graph, but run one by one: {str(error).splitlines()[0]}")
+            self.captured = False
+            return self._step(batch, generator)
 
     def state_dict(self) -> dict:
         """Everything that a resumed run needs."""

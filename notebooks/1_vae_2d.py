@@ -221,7 +221,7 @@ def train_vae(model: nn.Module, train: np.ndarray, test: np.ndarray, *, epochs: 
     if kl_start < 1:
         update = KLWarmUp(model, loss, optimizer, schedule=schedules.one_cycle(steps), start=kl_start, steps=0.3 * steps)
     else:
-        update = GradientUpdate(model, loss, optimizer, schedule=schedules.cosine(steps))
+        update = GradientUpdate(model, loss, optimizer, schedule=schedules.cosine(steps), captured=True)
     return fit(update, batches, steps=steps, evaluate=lambda: evaluate_terms(model, held_out, 1, stack=stack), **training)
 
 
@@ -809,7 +809,7 @@ def run_torus(run: Run, model: str, steps: int, learning_rate: float, coefficien
         return torch.stack([mse + coefficient * kl.mean(-1), mse, kl.mean(-1)])
 
     optimizer = torch.optim.Adam(stack.parameters(), lr=learning_rate, weight_decay=1e-8, fused=True)
-    update = GradientUpdate(stack, loss, optimizer, schedule=schedules.cosine(steps) if decay else None)
+    update = GradientUpdate(stack, loss, optimizer, schedule=schedules.cosine(steps) if decay else None, captured=True)
     history = fit(update, batches, steps=steps, **run.training())
     stack.to("cpu")
     values = {name: [] for name in ("recon_mse", "chamfer", "path_distance_mean", "path_distance_max")}

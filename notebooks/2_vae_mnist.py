@@ -116,7 +116,7 @@ def digit_labels(dataset: datasets.Dataset, split: str) -> np.ndarray:
 
 def as_images(rows: Tensor) -> np.ndarray:
     """Rows of pixels in [0, 1], (..., 784), as uint8 images (N, 28, 28) for a record."""
-    return (255 * rows.detach().clamp(0, 1)).round().to(torch.uint8).reshape(-1, 28, 28).numpy()
+    return (255 * rows.detach().clamp(0, 1)).round().to(torch.uint8).reshape(-1, 28, 28).cpu().numpy()
 
 
 # %% [markdown]
@@ -201,11 +201,13 @@ def train_stack(run: Run, stage: str, stack: Stack, loss, rows: Tensor, evaluate
         rate: learning rate, constant, or the peak where ``one_cycle``.
         one_cycle: whether the rate rises and falls.
     """
-    batches = Batches(rows, min(256, len(rows)), seed=run.seed_for(f"order of {stage}"), stack=stack.size)
+    device = settings.device()
+    stack.to(device)
+    batches = Batches(rows, min(256, len(rows)), seed=run.seed_for(f"order of {stage}"), stack=stack.size, device=device)
     steps = epochs * batches.per_epoch
     update = GradientUpdate(stack, lambda batch, generator: loss(stack, batch.float() / 255, generator),
                             torch.optim.Adam(stack.parameters(), rate, weight_decay=1e-8, fused=True),
-                            schedule=schedules.one_cycle(steps) if one_cycle else None)
+                            schedule=schedules.one_cycle(steps) if one_cycle else None, captured=True)
     return fit(update, batches, steps=steps, evaluate=evaluate, **run.training(stage))
 
 
@@ -231,13 +233,14 @@ def train_autoencoder(run: Run, dataset: str, epochs: int, seeds: int, rate: flo
     """
     data = datasets.load(dataset)
     train, test = pixel_rows(data, "train"), pixel_rows(data, "test").float() / 255
+    held_out = test.to(settings.device())
 
     def loss(stack: Stack, x: Tensor, generator: torch.Generator) -> Tensor:
         return mean_squared_error(x, stack(x))[None]
 
     @torch.no_grad()
     def test_error(stack: Stack) -> Tensor:
-        return mean_squared_error(test, stack(test.expand(stack.size, *test.shape)))
+        return mean_squared_error(held_out, stack(held_out.expand(stack.size, *test.shape)))
 
     members = run.seeds(seeds)
     course = Stack(AutoEncoder, members[:1])
@@ -574,15 +577,16 @@ def train_vae(run: Run, dataset: str, estimator: str, epochs: int, seeds: int, r
     """
     data = datasets.load(dataset)
     train, test = pixel_rows(data, "train"), pixel_rows(data, "test").float() / 255
+    held_out = test.to(settings.device())
 
     def loss(stack: Stack, x: Tensor, generator: torch.Generator) -> Tensor:
-        return vae_terms(stack, x, torch.randn(*x.shape[:-1], 2, generator=generator), estimator)
+        return vae_terms(stack, x, torch.randn(*x.shape[:-1], 2, generator=generator, device=x.device), estimator)
 
     @torch.no_grad()
     def test_terms(stack: Stack, scale: float = 1.0) -> Tensor:
-        generator = torch.Generator().manual_seed(run.seed_for("evaluation"))
-        noise = scale * torch.randn(stack.size, len(test), 2, generator=generator)
-        return vae_terms(stack, test.expand(stack.size, *test.shape), noise, "analytic")
+        generator = torch.Generator(held_out.device).manual_seed(run.seed_for("evaluation"))
+        noise = scale * torch.randn(stack.size, len(test), 2, generator=generator, device=held_out.device)
+        return vae_terms(stack, held_out.expand(stack.size, *test.shape), noise, "analytic")
 
     members = run.seeds(seeds)
     course = Stack(VAE, members[:1])
@@ -765,7 +769,8 @@ class ConvVAE(nn.Module):
 
     def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
         """Means (n, 1, 28, 28) of p(x|z) for n draws of z from the prior."""
-        return self.decoder(torch.randn(n, self.latent_size, generator=generator))
+        weight = self.decoder[-1].weight
+        return self.decoder(torch.randn(n, self.latent_size, generator=generator, device=weight.device, dtype=weight.dtype))
 
 
 # %% [markdown]
@@ -820,26 +825,29 @@ def train_haifa(run: Run, dataset: str, epochs: int, rate: float, patience: int,
     data = datasets.load(dataset)
     images, test = (pixel_rows(data, split).reshape(-1, 1, 28, 28) for split in ("train", "test"))
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(42))
-    valid, train = images[order[-(len(images) // 6) :]], images[order[: -(len(images) // 6)]]
+    device = settings.device()
+    valid, train = (images[part].to(device) for part in (order[-(len(images) // 6) :], order[: -(len(images) // 6)]))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(run.seed_for("initialisation"))
-        model = ConvVAE(latent_size).to(memory_format=torch.channels_last)
+        model = ConvVAE(latent_size).to(device, memory_format=torch.channels_last)
 
     def loss(batch: Tensor, generator: torch.Generator) -> Tensor:
         return torch.stack([term.mean() for term in model.calc_elbo(batch, generator)])
 
     @torch.no_grad()
     def evaluate(split: Tensor, purpose: str) -> Tensor:
-        generator = torch.Generator().manual_seed(run.seed_for(purpose))
+        generator = torch.Generator(device).manual_seed(run.seed_for(purpose))
         return sum(len(part) * loss(part, generator) for part in split.split(1000)) / len(split)
 
     batches = Batches(train, min(128, len(train)), seed=run.seed_for("order"), drop_last=True)
     steps = epochs * batches.per_epoch
     update = GradientUpdate(model, loss, torch.optim.Adam(model.parameters(), rate, fused=True),
-                            schedule=schedules.one_cycle(steps, warm_up=0.1))
+                            schedule=schedules.one_cycle(steps, warm_up=0.1), captured=True)
     history = fit(update, batches, steps=steps, evaluate=lambda: evaluate(valid, "validation"), monitor=0,
                   patience=patience, **run.training())
-    neg_elbo, recon, kl = (sum(evaluate(test, f"test {draw}") for draw in range(3)) / 3).tolist()
+    held_out = test.to(device)
+    neg_elbo, recon, kl = (sum(evaluate(held_out, f"test {draw}") for draw in range(3)) / 3).tolist()
+    model.to("cpu")
     labels = digit_labels(data, "test")
     with torch.no_grad():
         generator = torch.Generator().manual_seed(run.seed_for("samples"))
@@ -1146,24 +1154,24 @@ def importance_bounds(model: nn.Module, rows: Tensor, seed: int, counts: tuple[i
 
     Args:
         model: has ``posterior(x, noise)``, ``decode(z)`` and ``latent_size``.
-        rows: (N, 784) binary images.
+        rows: (N, 784) binary images, on the model's device.
         seed: of the draws.
         counts: numbers of samples; each divides the last and largest. For a smaller one, the draws are split into groups
             and the bounds of the groups are averaged.
 
     Returns:
-        (len(counts), N) float64, nats.
+        (len(counts), N) float64, nats, on the CPU.
     """
     largest = counts[-1]
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator(rows.device).manual_seed(seed)
     bounds = []
     for batch in rows.split(max(1, 4000 // largest)):
         x = batch.float()
-        z, log_q = model.posterior(x, torch.randn(largest, len(x), model.latent_size, generator=generator))
+        z, log_q = model.posterior(x, torch.randn(largest, len(x), model.latent_size, generator=generator, device=x.device))
         weights = bernoulli_log_prob(model.decode(z), x) + log_standard_normal(z) - log_q
         groups = [weights.double().T.reshape(-1, count) for count in counts]
         bounds.append(torch.stack([log_mean_exp(group).reshape(len(x), -1).mean(1) for group in groups]))
-    return torch.cat(bounds, dim=1)
+    return torch.cat(bounds, dim=1).cpu()
 
 
 # %% [markdown]
@@ -1226,22 +1234,26 @@ def train_bernoulli(run: Run, stage: str, model: nn.Module, train: Tensor, valid
         History whose terms and evaluations have rows (T,), or (T, S) for a stack.
     """
     size, member = (model.size, model.template[0]) if isinstance(model, Stack) else (None, model)
+    device = settings.device()
+    model.to(device)
+    valid = valid.to(device)
 
     def terms(x: Tensor, generator: torch.Generator) -> Tensor:
-        return model(x, torch.randn(*x.shape[:-1], member.latent_size, generator=generator)).movedim(-1, 0)
+        noise = torch.randn(*x.shape[:-1], member.latent_size, generator=generator, device=x.device)
+        return model(x, noise).movedim(-1, 0)
 
     @torch.no_grad()
     def evaluate() -> Tensor:
-        generator = torch.Generator().manual_seed(run.seed_for("evaluation"))
+        generator = torch.Generator(device).manual_seed(run.seed_for("evaluation"))
         shape = () if size is None else (size,)
         sums = [len(part) * terms(part.float().expand(*shape, *part.shape), generator) for part in valid.split(1000)]
         return torch.stack(sums).sum(0) / len(valid)
 
-    batches = Batches(train, min(64, len(train)), seed=run.seed_for(f"order of {stage}"), stack=size)
+    batches = Batches(train, min(64, len(train)), seed=run.seed_for(f"order of {stage}"), stack=size, device=device)
     steps = epochs * batches.per_epoch
     update = GradientUpdate(model, lambda batch, generator: terms(batch.float(), generator),
                             torch.optim.Adam(model.parameters(), rate, fused=True),
-                            schedule=schedules.one_cycle(steps) if one_cycle else None)
+                            schedule=schedules.one_cycle(steps) if one_cycle else None, captured=True)
     return fit(update, batches, steps=steps, evaluate=evaluate, **run.training(stage))
 
 
@@ -1257,7 +1269,7 @@ def train_mila(run: Run, dataset: str, epochs: int, rate: float, test_images: in
     """
     data = datasets.load(dataset)
     train, valid, test = (pixel_rows(data, split, levels=2) for split in ("train", "valid", "test"))
-    test = test[:: -(-len(test) // test_images)]
+    test = test[:: -(-len(test) // test_images)].to(settings.device())
     seeds = run.seeds(1)
     histories, bounds, clock = {}, {}, []
     for stage, stage_rate, one_cycle in (("one-cycle", rate, True), ("sheet's setting", 3e-4, False)):
@@ -1539,7 +1551,7 @@ def train_flow_posterior(run: Run, dataset: str, epochs: int, rate: float, seeds
     """
     data = datasets.load(dataset)
     train, valid, test = (pixel_rows(data, split, levels=2) for split in ("train", "valid", "test"))
-    test = test[:: -(-len(test) // test_images)]
+    test = test[:: -(-len(test) // test_images)].to(settings.device())
     members = run.seeds(seeds)
     names = {0: "plain_", length: ""} | {other: f"length_{other}_" for other in tried}
     values, arrays, done, planned, seconds = {}, {"counts": np.array(IMPORTANCE_SAMPLES)}, 0, 0, 0.0
@@ -1552,7 +1564,7 @@ def train_flow_posterior(run: Run, dataset: str, epochs: int, rate: float, seeds
         model = stack if stack.size > 1 else stack.member(0, build)
         history = train_bernoulli(run, f"length {layers}", model, train, valid, epochs=epochs, rate=rate, one_cycle=True)
         evaluations = history.evaluations.reshape(*history.evaluations.shape[:2], stack.size)
-        trained = [stack.member(index, build) for index in range(stack.size)] if stack.size > 1 else [model]
+        trained = [stack.member(index, build).to(test.device) for index in range(stack.size)] if stack.size > 1 else [model]
         bounds = np.stack([importance_bounds(one, test, run.seed_for("importance samples")).mean(1).numpy() for one in trained])
         values |= {f"{prefix}valid_neg_elbo": evaluations[-1, 0], f"{prefix}test_log_px": bounds[:, -1],
                    f"{prefix}test_neg_elbo": -bounds[:, 0]}
@@ -1616,6 +1628,10 @@ for prefix, name in (("plain_", "plain"), ("", f"{flow['facts']['length']} layer
 # handful of layers changes a handful of the directions in which $p(z|x)$ is not Gaussian. And the encoder and decoder were
 # trained together with a Gaussian $q$: the decoder has learned to have posteriors that a Gaussian fits. A flow with a
 # weight matrix a layer (inverse autoregressive, arXiv:1606.04934; Sylvester, arXiv:1803.05649) reaches all directions at once.
+#
+# Why more layers do not even come out equal, although with $u=0$ they are the plain VAE and training starts there: the best bound
+# of a flow cannot be worse, so what is lost is lost in training. The KL term of the plain VAE is exact; what the layers change of it
+# is known from one draw only, and its gradient reaches the encoder through every layer, with noise that grows with their number.
 
 # %% [markdown]
 # # Every model of this notebook

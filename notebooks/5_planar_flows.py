@@ -577,7 +577,7 @@ def train_flow(flow: PlanarFlow, train: np.ndarray, test: np.ndarray, *, steps: 
 
     optimizer = torch.optim.RMSprop(flow.parameters(), lr=learning_rate)
     update = GradientUpdate(flow, lambda batch, generator: nll(flow, batch)[None], optimizer,
-                            schedule=schedules.cosine(steps) if decay else None)
+                            schedule=schedules.cosine(steps) if decay else None, captured=True)
     return fit(update, batches, steps=steps, evaluate=evaluate, evaluate_every=max(1, steps // 40), **training)
 
 
@@ -931,7 +931,8 @@ def train_on_energy(flow: PlanarFlow, energy: str, *, steps: int, batch_size: in
     if anneal:
         update = AnnealedUpdate(flow, loss, optimizer, schedule=schedule, steps=steps)
     else:
-        update = GradientUpdate(flow, lambda batch, generator: loss(1.0, generator), optimizer, schedule=schedule)
+        update = GradientUpdate(flow, lambda batch, generator: loss(1.0, generator), optimizer, schedule=schedule,
+                                captured=True)
     no_data = Batches(torch.zeros(1, device=device), 1, seed=0)  # base samples are drawn in the loss
     return fit(update, no_data, steps=steps, evaluate_every=steps, **training)
 
