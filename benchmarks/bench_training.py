@@ -11,6 +11,7 @@ from helpers.stacking import Stack
 from helpers.training import Batches, GradientUpdate
 
 BATCH = 128
+COURSES = "the courses' loop: DataLoader, Adam, loss.item() a step"
 
 
 def measure(repetitions: int) -> list[dict]:
@@ -18,9 +19,9 @@ def measure(repetitions: int) -> list[dict]:
     notebook = notebooks.definitions("1_vae_2d")
     points = torch.from_numpy(synthetic.berkeley24("a", 1)[0])
 
-    def update_for(model: torch.nn.Module) -> GradientUpdate:
+    def update_for(model: torch.nn.Module, terms=notebook.vae_terms) -> GradientUpdate:
         def loss(batch, generator):
-            return notebook.vae_terms(model, batch, torch.randn(batch.shape, generator=generator))
+            return terms(model, batch, torch.randn(batch.shape, generator=generator))
 
         return GradientUpdate(model, loss, torch.optim.Adam(model.parameters(), lr=1e-3, fused=True))
 
@@ -37,9 +38,13 @@ def measure(repetitions: int) -> list[dict]:
     epoch, steps = resident(update_for(notebook.GaussianVAE()))
     peer = loader_epoch(notebook, points)
     ours, theirs = time_alternating(epoch, peer, repetitions)
-    rows = [row(f"2-D VAE, batch {BATCH}: resident batches", "the courses' loop: DataLoader, Adam, loss.item() a step",
-                steps / ours, steps / theirs, "steps/s", peer_version=f"torch {torch.__version__}", aim=1.6,
-                peaks=peak_megabytes(epoch, peer))]
+    rows = [row(f"2-D VAE, batch {BATCH}: resident batches", COURSES, steps / ours, steps / theirs, "steps/s",
+                peer_version=f"torch {torch.__version__}", aim=1.6, peaks=peak_megabytes(epoch, peer))]
+    compiled = compiled_terms(notebook, points[:BATCH])
+    epoch, steps = resident(update_for(notebook.GaussianVAE(), compiled))
+    ours, theirs = time_alternating(epoch, peer, repetitions)
+    rows.append(row(f"2-D VAE, batch {BATCH}: resident batches, compiled loss", COURSES, steps / ours, steps / theirs, "steps/s",
+                    peer_version=f"torch {torch.__version__}", aim=1.6, peaks=peak_megabytes(epoch, peer)))
     for size in (5, 16):
         stacked, _ = resident(update_for(Stack(notebook.GaussianVAE, range(size))), size)
         singles = [resident(update_for(notebook.GaussianVAE()))[0] for _ in range(size)]
@@ -49,6 +54,20 @@ def measure(repetitions: int) -> list[dict]:
                         size * steps / ours, size * steps / theirs, "model-steps/s", aim=2.0 if size == 16 else None,
                         peaks=peak_megabytes(stacked, in_turn)))
     return rows
+
+
+def compiled_terms(notebook, points: torch.Tensor):
+    """The notebook's loss by ``torch.compile``, which is to give the eager loss and gradient."""
+    compiled, noise = torch.compile(notebook.vae_terms), torch.randn(points.shape, generator=torch.Generator().manual_seed(1))
+    model, gradients, values = notebook.GaussianVAE(), [], []
+    for terms in (notebook.vae_terms, compiled):
+        model.zero_grad()
+        values.append(terms(model, points, noise))
+        values[-1][0].backward()
+        gradients.append(torch.cat([parameter.grad.flatten() for parameter in model.parameters()]))
+    for eager, fast in (values, gradients):
+        torch.testing.assert_close(fast, eager, rtol=1e-4, atol=1e-4)
+    return compiled
 
 
 def loader_epoch(notebook, points: torch.Tensor):
