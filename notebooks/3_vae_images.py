@@ -1,0 +1,1713 @@
+# %% [markdown]
+# # 3 · VAEs on colour images: hierarchy, flow prior, PixelCNN decoder
+#
+# A colour image of $32\times32$ pixels has 3072 dimensions. Three questions decide what a VAE makes of it: how many levels its
+# code has, what its prior can express, and what its decoder can do without any code. This notebook changes one of them at a
+# time.
+#
+# | part | sheet | question |
+# |---|---|---|
+# | A | Berkeley CS294-158, 2024, 2 | a convolutional VAE with 16 latent numbers; two levels of latent maps with a learned prior |
+# | B | Berkeley CS294-158, 2019, 2 | residual networks, a variance for each pixel: standard normal or autoregressive-flow prior |
+# | C | Berkeley CS294-158, 2019, 3 | a PixelCNN decoder with a limited receptive field: a lossy code |
+#
+# References: Kingma and Welling, arXiv:1312.6114; Vahdat and Kautz, *NVAE*, arXiv:2007.03898; Chen et al., *Variational lossy
+# autoencoder*, arXiv:1611.02731; Salimans et al., *PixelCNN++*, arXiv:1701.05517.
+
+# %%
+# Bootstrap, the same in every notebook: find the suite's folder; on Colab clone it if need be, and install what is missing.
+import subprocess
+import sys
+from pathlib import Path
+
+repository = ""
+here, on_colab = Path.cwd(), "google.colab" in sys.modules
+starts = [Path(globals().get("__file__", "notebook")).resolve().parent, here]
+folders = [folder for start in starts for folder in (start, *start.parents)]
+if on_colab:  # a clone or an upload, in the runtime or on a mounted Drive
+    folders += [*sorted(here.glob("*")), *sorted(here.glob("drive/MyDrive/*"))]
+root = next((folder for folder in folders if (folder / "helpers" / "settings.py").is_file()), None)
+if root is None and on_colab and repository:
+    address, said = f"https://github.com/{repository}", []
+    command = ["git", "clone", "--progress", "--depth", "1", address]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as clone:
+        for line in clone.stdout:
+            said.append(line.strip())
+            print(f"\r{said[-1]:<80}", end="")
+    print()
+    if clone.returncode:
+        raise RuntimeError("\n".join([f"{address} could not be cloned:", *said[-4:]]))
+    root = here / repository.split("/")[1]
+if root is None:
+    raise FileNotFoundError(
+        "the suite's folder, with 'helpers' in it, was not found: open this notebook inside the folder. On Colab, either upload "
+        "the folder to the top of your Drive and mount Drive, or clone it with !git clone, and run this cell again"
+    )
+sys.path.insert(0, str(root))
+
+from helpers import colab
+
+colab.prepare()
+
+# %%
+import json
+import math
+import os
+from collections.abc import Callable
+from itertools import pairwise
+
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from helpers import datasets, plotting, records, schedules, settings, tables
+from helpers.records import Outcome, Run, Suite
+from helpers.training import Batches, GradientUpdate, History, fit
+
+suite = Suite("3_vae_images")
+print(f"profile: {suite.profile}")
+
+# %% [markdown]
+# ## The data
+#
+# Dataset 1 is SVHN, dataset 2 is CIFAR-10. Images stay uint8 rows of pixels, channels last, until a batch is made of them; that
+# is also the layout in which convolutions are quickest. `colour_images` is the one door: it refuses other sizes, other numbers
+# of channels, and values that are not pixels. Part A scales pixels to $[-1,1]$.
+#
+# SVHN comes through torchvision where there is a network. Where there is none, `street_digits` can take its place, *by its own
+# name*: house numbers of the same size and number, drawn by this suite. Every title and table says so.
+
+# %%
+PIXELS = 3 * 32 * 32  # numbers in an image
+HOUSE_NUMBERS = os.environ.get("SUITE_HOUSE_NUMBERS", "street_digits")  # dataset 1: "svhn" where it can be downloaded
+PHOTOGRAPHS = settings.choose(smoke="photo_patches", quick="photo_patches", full="cifar10")  # dataset 2
+LIMIT = settings.choose(smoke={"train": 160, "test": 64}, quick={"train": 1500, "test": 300}, full=None)
+
+
+def colour_images(images: np.ndarray, split: str) -> Tensor:
+    """Images as a tensor of bytes.
+
+    Args:
+        images: (N, 32, 32, 3) uint8.
+        split: its name, for messages.
+
+    Returns:
+        (N, 32, 32, 3) uint8, the same memory.
+
+    Raises:
+        datasets.DataError: another shape, NaN, or values that are not uint8; the message names both sides.
+    """
+    datasets.check_images(images, side=32, channels=3, split=split)
+    if images.dtype != np.uint8:
+        raise datasets.DataError(f"the {split} images are {images.dtype}; expected uint8 in 0..255")
+    return torch.from_numpy(np.ascontiguousarray(images))
+
+
+def load_splits(name: str, limit: dict[str, int] | None) -> tuple[datasets.Dataset, Tensor, Tensor]:
+    """A dataset by name and its train and test images (N, 32, 32, 3) uint8, on the CPU.
+
+    Raises:
+        datasets.DataError: it has no test split, or images of another form.
+    """
+    data = datasets.load(name, limit=limit)
+    datasets.check_dataset(data, side=32, channels=3, splits=("train", "test"))
+    return data, *(colour_images(data.images[split], f"{name} {split}") for split in ("train", "test"))
+
+
+def to_signed(images: Tensor) -> Tensor:
+    """Bytes (B, 32, 32, 3) as floats (B, 3, 32, 32) in [-1, 1], in channels-last memory."""
+    return images.permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
+
+
+def to_bytes(x: Tensor) -> np.ndarray:
+    """Floats (N, 3, 32, 32) in [-1, 1], clipped, as images (N, 32, 32, 3) uint8 for a record."""
+    return x.float().clamp(-1, 1).add(1).mul(127.5).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
+
+
+def autocast(device: torch.device, precision: str) -> torch.autocast:
+    """The context in which convolutions compute in ``precision``; "float32" changes nothing."""
+    return torch.autocast(device.type, getattr(torch, precision) if precision != "float32" else None,
+                          enabled=precision != "float32")
+
+
+def seeded(build: Callable[[], nn.Module], seed: int) -> nn.Module:
+    """A model whose weights come from a seed, channels last, on the device in use; the global generator is left as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = build()
+    return model.to(settings.device(), memory_format=torch.channels_last)
+
+
+# %% [markdown]
+# # Part A. Two VAEs and a squared error (Berkeley 2024, question 2)
+#
+# ## A.1 Sixteen numbers for an image
+#
+# **Question 2(a).** Encoder $q(z|x)=\mathcal N(\mu(x),\mathrm{diag}\,e^{2s(x)})$ with $z\in\mathbb R^{16}$, prior $\mathcal
+# N(0,I)$, decoder mean $\hat x(z)$. The course minimises, in its own scale,
+#
+# $$-\mathrm{ELBO} = \underbrace{\mathbb E_q\lVert x-\hat x(z)\rVert^2}_{\text{recon: summed over 3072 numbers}}
+# + \underbrace{D_{KL}\big(q(z|x)\,\|\,p(z)\big)}_{\text{kl: summed over latents}} ,$$
+#
+# both averaged over images, $x\in[-1,1]^{3072}$. What likelihood is that? A Gaussian of variance $\sigma^2$ has $-\log
+# p(x|z)=\lVert x-\hat x\rVert^2/2\sigma^2+\tfrac D2\log2\pi\sigma^2$: it is $\sigma^2=\tfrac12$ for each pixel, with the
+# constant $\tfrac D2\log\pi$ left out. A standard deviation of 0.7 on a scale of 2 is a lot of assumed noise. Only detail that
+# lowers the squared error by more nats than it costs in KL is worth encoding; the rest is averaged away, which is why these
+# reconstructions are blurred.
+#
+# **The KL of a Gaussian with respect to another.** For one coordinate, with $q=\mathcal N(m_q,e^{2s_q})$ and
+# $p=\mathcal N(m_p,e^{2s_p})$, and with $z=m_q+e^{s_q}\epsilon$,
+#
+# $$\log\frac{q(z)}{p(z)} = -s_q-\tfrac12\epsilon^2+s_p+\frac{(z-m_p)^2}{2e^{2s_p}},\qquad
+# \mathbb E\epsilon^2=1,\quad \mathbb E(z-m_p)^2=(m_q-m_p)^2+e^{2s_q} .$$
+#
+# With $p=\mathcal N(m_p,1)$ and the difference $\delta=m_q-m_p$ this is
+#
+# $$D_{KL} = -s_q-\tfrac12+\tfrac12\big(e^{2s_q}+\delta^2\big),$$
+#
+# which serves both for the standard normal ($m_p=0$) and for the second level of part A.2, whose prior has a learned mean.
+
+
+# %%
+def kl_to_unit_normal(shift: Tensor, log_std: Tensor) -> Tensor:
+    """KL(N(m + shift, exp(log_std)^2) || N(m, I)) in nats, for any m; (B, ...) to (B,), summed over all but the batch."""
+    return (-log_std - 0.5 + 0.5 * (torch.exp(2 * log_std) + shift**2)).flatten(1).sum(1)
+
+
+# %% [markdown]
+# **Check** against `torch.distributions`, in float64, with a mean $m$ that is not zero.
+
+# %%
+generator = torch.Generator().manual_seed(0)
+mean, shift, log_std = torch.randn(3, 5, 12, 2, 2, generator=generator, dtype=torch.float64)
+library = torch.distributions.kl_divergence(torch.distributions.Normal(mean + shift, log_std.exp()),
+                                            torch.distributions.Normal(mean, torch.ones_like(mean))).flatten(1).sum(1)
+error = (kl_to_unit_normal(shift, log_std) - library).abs().max()
+assert error < 1e-11
+print(f"closed form and torch.distributions differ by {error:.1e}")
+
+# %% [markdown]
+# **The network** is the course's: four convolutions down to $4\times4$ and 256 channels, a linear layer to means and log standard
+# deviations, and three transposed convolutions back up.
+
+
+# %%
+class PlainVAE(nn.Module):
+    """VAE of 32 x 32 colour images with a vector as code; x is (B, 3, 32, 32) in [-1, 1].
+
+    Args:
+        width: channels of the first convolution (the course: 32), doubled by each of the next three.
+        latent_size: dimensions of the code.
+    """
+
+    term_names = ("-ELBO", "recon", "KL")
+
+    def __init__(self, width: int = 32, latent_size: int = 16) -> None:
+        super().__init__()
+        self.noise_shape = (latent_size,)
+        down = [layer for i in range(3) for layer in (nn.Conv2d(width << i, width << i + 1, 3, 2, 1), nn.ReLU())]
+        up = [layer for pair in pairwise((4 * width, 4 * width, 2 * width, width))
+              for layer in (nn.ConvTranspose2d(*pair, 4, 2, 1), nn.ReLU())]
+        self.encoder = nn.Sequential(nn.Conv2d(3, width, 3, 1, 1), nn.ReLU(), *down, nn.Flatten(),
+                                     nn.Linear(16 * 8 * width, 2 * latent_size))
+        self.decoder = nn.Sequential(nn.Linear(latent_size, 16 * 4 * width), nn.ReLU(), nn.Unflatten(1, (4 * width, 4, 4)), *up,
+                                     nn.Conv2d(width, 3, 3, 1, 1))
+
+    def posterior(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and log standard deviation of q(z|x), (B, latent_size) each."""
+        return self.encoder(x).float().chunk(2, dim=1)
+
+    def codes(self, x: Tensor) -> Tensor:
+        """What the decoder gets for x, without noise: posterior means."""
+        return self.posterior(x)[0]
+
+    def codes_of_noise(self, noise: Tensor) -> Tensor:
+        """Codes from the prior, from noise (B, latent_size) ~ N(0, I)."""
+        return noise
+
+    def decode(self, codes: Tensor) -> Tensor:
+        """Means of p(x|z), (B, 3, 32, 32)."""
+        return self.decoder(codes).float()
+
+    def forward(self, x: Tensor, noise: Tensor) -> Tensor:
+        """-ELBO, recon and KL, (3,), averaged over the batch, with noise (B, latent_size) for the one draw of z."""
+        mean, log_std = self.posterior(x)
+        recon = (x - self.decode(mean + log_std.exp() * noise)).square().flatten(1).sum(1).mean()
+        kl = kl_to_unit_normal(mean, log_std).mean()
+        return torch.stack([recon + kl, recon, kl])
+
+
+# %% [markdown]
+# ## A.2 Two levels, and a prior that is learned
+#
+# **Question 2(b).** Now the code has two levels $z_1,z_2$, each a map of $12\times2\times2$:
+#
+# $$p(x,z_1,z_2)=p(z_1)\,p(z_2|z_1)\,p(x|z_2),\qquad q(z_1,z_2|x)=q(z_1|x)\,q(z_2|z_1,x),$$
+#
+# $$p(z_1)=\mathcal N(0,I),\quad p(z_2|z_1)=\mathcal N(\mu(z_1),I),\quad
+# q(z_2|z_1,x)=\mathcal N\big(\mu(z_1)+\delta(z_1,x),\,e^{2s(z_1,x)}\big).$$
+#
+# The posterior of the second level is written *relative to the prior* (a residual normal): where the encoder adds nothing,
+# $\delta=s=0$, it equals the prior and costs nothing. The logarithm of the ratio splits, and so does the KL:
+#
+# $$\mathbb E_q\log\frac{q(z_1,z_2|x)}{p(z_1,z_2)} = \underbrace{D_{KL}\big(q(z_1|x)\|p(z_1)\big)}_{\mathrm{KL}_1}
+# + \underbrace{\mathbb E_{q(z_1|x)}\,D_{KL}\big(q(z_2|z_1,x)\|p(z_2|z_1)\big)}_{\mathrm{KL}_2},\qquad
+# D_{KL}(\cdot) = \sum\ -s-\tfrac12+\tfrac12\big(e^{2s}+\delta^2\big).$$
+#
+# The decoder sees $z_2$ alone, so $z_1$ earns its keep only as a better prior for $z_2$: marginally, $p(z_2)=\int
+# p(z_1)\,\mathcal N(z_2;\mu(z_1),I)\,dz_1$ is a mixture of infinitely many Gaussians instead of one.
+#
+# **Networks.** Both posteriors have the course's encoder: the code that is given, enlarged to $32\times32$, beside the image,
+# then five convolutions down to $2\times2$ with layer normalisation over the channels of each place. In $q(z_1|x)$ no code is
+# given; channels of zeros contribute nothing, so they are left out. In $\mu(z_1)$ no image is given, and the enlarged code is
+# constant on blocks of $16\times16$: it is read at its own $2\times2$ places, where a $3\times3$ convolution already sees all
+# of it.
+
+
+# %%
+class ChannelNorm(nn.LayerNorm):
+    """Layer normalisation over the channels of each place of (B, C, H, W); channels-last memory is normalised as it lies."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
+def normalised(convolution: nn.Module) -> tuple[nn.Module, ...]:
+    """A convolution, layer normalisation over its channels, and a ReLU."""
+    return convolution, ChannelNorm(convolution.out_channels), nn.ReLU()
+
+
+def map_encoder(channels: int, width: int, out: int) -> nn.Sequential:
+    """The course's encoder from (B, channels, 32, 32) to (B, out, 2, 2): one convolution, and four that halve the side."""
+    widths = (width, *[2 * width] * 4)
+    down = [layer for pair in pairwise(widths) for layer in normalised(nn.Conv2d(*pair, 3, 2, 1))]
+    return nn.Sequential(*normalised(nn.Conv2d(channels, width, 3, 1, 1)), *down, nn.Conv2d(2 * width, out, 3, 1, 1))
+
+
+class HierarchicalVAE(nn.Module):
+    """VAE with two levels of codes (12, 2, 2) and a learned prior mean; x is (B, 3, 32, 32) in [-1, 1].
+
+    Args:
+        width: channels of the first convolution of an encoder (the course: 32); the others have twice as many.
+
+    References: residual normal distributions, arXiv:2007.03898.
+    """
+
+    term_names = ("-ELBO", "recon", "KL", "KL of z1", "KL of z2")
+    latents = 12
+    noise_shape = (2, latents, 2, 2)
+
+    def __init__(self, width: int = 32) -> None:
+        super().__init__()
+        wide = 2 * width
+        self.first = map_encoder(3, width, 2 * self.latents)
+        self.second = map_encoder(3 + self.latents, width, 2 * self.latents)
+        self.prior = nn.Sequential(*normalised(nn.Conv2d(self.latents, wide, 3, 1, 1)),
+                                   *normalised(nn.Conv2d(wide, wide, 3, 1, 1)), nn.Conv2d(wide, self.latents, 3, 1, 1))
+        up = [layer for pair in pairwise((wide, wide, wide, wide, width))
+              for layer in normalised(nn.ConvTranspose2d(*pair, 4, 2, 1))]
+        self.decoder = nn.Sequential(*normalised(nn.ConvTranspose2d(self.latents, wide, 3, 1, 1)), *up,
+                                     nn.Conv2d(width, 3, 3, 1, 1))
+
+    def first_posterior(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and log standard deviation of q(z1|x), (B, 12, 2, 2) each."""
+        return self.first(x).float().chunk(2, dim=1)
+
+    def prior_mean(self, z1: Tensor) -> Tensor:
+        """Mean of p(z2|z1), (B, 12, 2, 2)."""
+        return self.prior(z1.contiguous(memory_format=torch.channels_last)).float()
+
+    def second_posterior(self, z1: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Shift of the mean from the prior's, and log standard deviation, of q(z2|z1,x), (B, 12, 2, 2) each."""
+        beside = torch.cat([x, F.interpolate(z1, size=32)], 1).contiguous(memory_format=torch.channels_last)
+        return self.second(beside).float().chunk(2, dim=1)
+
+    def codes(self, x: Tensor) -> Tensor:
+        """What the decoder gets for x, without noise: the posterior mean of z2 at the posterior mean of z1."""
+        z1 = self.first_posterior(x)[0]
+        return self.prior_mean(z1) + self.second_posterior(z1, x)[0]
+
+    def codes_of_noise(self, noise: Tensor) -> Tensor:
+        """z2 from the prior, from noise (B, 2, 12, 2, 2) ~ N(0, I): noise[:, 0] is z1, noise[:, 1] that of z2."""
+        return self.prior_mean(noise[:, 0]) + noise[:, 1]
+
+    def decode(self, codes: Tensor) -> Tensor:
+        """Means of p(x|z2), (B, 3, 32, 32)."""
+        return self.decoder(codes.contiguous(memory_format=torch.channels_last)).float()
+
+    def forward(self, x: Tensor, noise: Tensor) -> Tensor:
+        """-ELBO, recon, KL, KL1 and KL2, (5,), averaged over the batch, with noise (B, 2, 12, 2, 2) for one draw of z1 and z2."""
+        mean, log_std = self.first_posterior(x)
+        z1 = mean + log_std.exp() * noise[:, 0]
+        shift, second_log_std = self.second_posterior(z1, x)
+        z2 = self.prior_mean(z1) + shift + second_log_std.exp() * noise[:, 1]
+        recon = (x - self.decode(z2)).square().flatten(1).sum(1).mean()
+        kl1, kl2 = kl_to_unit_normal(mean, log_std).mean(), kl_to_unit_normal(shift, second_log_std).mean()
+        return torch.stack([recon + kl1 + kl2, recon, kl1 + kl2, kl1, kl2])
+
+
+# %% [markdown]
+# **Checks.** Layer normalisation against its formula, place by place; and the bound itself: with the joint densities written
+# out by `torch.distributions`, the one-draw ratio $\log q(z_1,z_2|x)-\log p(z_1,z_2)$, averaged over many draws, must give
+# $\mathrm{KL}_1+\mathrm{KL}_2$.
+
+# %%
+layer, x = ChannelNorm(6).double(), torch.randn(2, 6, 3, 5, generator=generator, dtype=torch.float64)
+expected = (x - x.mean(1, keepdim=True)) / (x.var(1, unbiased=False, keepdim=True) + layer.eps).sqrt()
+error = (layer(x) - expected).abs().max()
+assert error < 1e-12
+
+with torch.random.fork_rng(devices=[]), torch.no_grad():
+    torch.manual_seed(0)
+    small = HierarchicalVAE(width=4).double()
+    for encoder in (small.first, small.second, small.prior):
+        encoder[-1].weight.mul_(3)  # an untrained network has next to no KL
+    draws, Normal = 500, torch.distributions.Normal
+    x = torch.rand(1, 3, 32, 32, generator=generator, dtype=torch.float64).mul(2).sub(1).expand(draws, -1, -1, -1)
+    noise = torch.randn(draws, *small.noise_shape, generator=generator, dtype=torch.float64)
+    mean, log_std = small.first_posterior(x)
+    z1 = mean + log_std.exp() * noise[:, 0]
+    shift, second_log_std = small.second_posterior(z1, x)
+    posterior, prior = Normal(small.prior_mean(z1) + shift, second_log_std.exp()), Normal(small.prior_mean(z1), 1.0)
+    z2 = posterior.mean + posterior.stddev * noise[:, 1]
+    ratio = (Normal(mean, log_std.exp()).log_prob(z1) - Normal(0.0, 1.0).log_prob(z1)
+             + posterior.log_prob(z2) - prior.log_prob(z2)).flatten(1).sum(1)
+    kl = float(small(x, noise)[2])
+deviation = (float(ratio.mean()) - kl) / float(ratio.std() / draws**0.5)
+assert abs(deviation) < 4.5
+print(f"layer normalisation is off by {error:.1e}; KL1 + KL2 = {kl:.3f} nats, {draws} one-draw ratios average "
+      f"{float(ratio.mean()):.3f}: {deviation:+.1f} standard errors")
+
+# %% [markdown]
+# ## A.3 Training
+#
+# The course trains for 20 epochs with batches of 128 and Adam at a constant $10^{-3}$. Ours keeps epochs and batches, and lets
+# the rate rise to $2\cdot10^{-3}$ and fall to nearly zero (one-cycle). What is evaluated, during training and at the end, is an
+# exponential average of the weights over the last hundred steps. Convolutions run in bfloat16 where the processor gains from
+# it; squared errors and KL are float32. The curves of the test split have a point before training and one after each epoch; the
+# numbers in the table are from a pass in float32.
+#
+# `q2_a` and `q2_b` have the signature of the course's own notebook, so they can be dropped into it; the recorded runs below
+# share everything with them.
+
+
+# %%
+AVERAGE = 0.99  # decay of the exponential average of weights, a step
+ARCHITECTURES = {"plain": PlainVAE, "hierarchical": HierarchicalVAE}
+
+
+@torch.no_grad()
+def mean_terms(model: nn.Module, images: Tensor, *, seed: int, precision: str = "float32", batch_size: int = 500) -> Tensor:
+    """The terms of a bound averaged over a split, (T,) float64; the noise depends on the seed only, not on ``batch_size``.
+
+    Args:
+        model: called as ``model(x, noise)``; has ``noise_shape``.
+        images: (N, 32, 32, 3) uint8, on the model's device.
+        seed: of the one draw for each image.
+        precision: of the convolutions.
+        batch_size: images at a time.
+    """
+    generator = torch.Generator(images.device).manual_seed(seed)
+    noise = torch.randn(len(images), *model.noise_shape, generator=generator, device=images.device)
+    total = 0.0
+    for part, part_noise in zip(images.split(batch_size), noise.split(batch_size), strict=True):
+        with autocast(images.device, precision):
+            total = total + len(part) * model(to_signed(part), part_noise).double()
+    return total / len(images)
+
+
+def train_vae(model: nn.Module, train: Tensor, test: Tensor, run: Run, *, epochs: int, batch_size: int, learning_rate: float,
+              **training) -> tuple[GradientUpdate, History]:
+    """Train a VAE of part A with one-cycle Adam.
+
+    Args:
+        model: a PlainVAE or HierarchicalVAE, on the device in use.
+        train, test: (N, 32, 32, 3) uint8, on the CPU.
+        run: gives the seeds.
+        epochs: passes over the training images.
+        batch_size: images a step.
+        learning_rate: peak of the rate.
+        training: for :func:`helpers.training.fit`: seed, checkpoint, label, time budget.
+
+    Returns:
+        The update, whose ``average.module`` is the result, and the history: terms of each step, test terms of each epoch.
+    """
+    device = settings.device()
+    batches, held_out = Batches(train, batch_size, seed=run.seed_for("order"), device=device), test.to(device)
+    steps, precision = epochs * batches.per_epoch, settings.half_precision(device)
+
+    def loss(images: Tensor, generator: torch.Generator) -> Tensor:
+        noise = torch.randn(len(images), *model.noise_shape, generator=generator, device=device)
+        return model(to_signed(images), noise)
+
+    update = GradientUpdate(model, loss, torch.optim.Adam(model.parameters(), learning_rate, fused=True),
+                            schedule=schedules.one_cycle(steps), average=AVERAGE, precision=precision)
+    history = fit(update, batches, steps=steps, **training,
+                  evaluate=lambda: mean_terms(update.average.module, held_out, seed=run.seed_for("evaluation"),
+                                              precision=precision))
+    return update, history
+
+
+@torch.no_grad()
+def picture_sets(model: nn.Module, test: Tensor, seed: int) -> dict[str, np.ndarray]:
+    """What the course asks to see, as (100, 32, 32, 3) uint8 each, to be laid out in rows of 10.
+
+    Args:
+        model: a trained VAE of part A.
+        test: (N, 32, 32, 3) uint8 test images, at least 50 of them.
+        seed: of the samples.
+
+    Returns:
+        samples; pairs: 50 test images, each followed by its reconstruction from posterior means; interpolations: a row for
+        each of 10 pairs of test images, linear between their codes.
+    """
+    device = next(model.parameters()).device
+    noise = torch.randn(100, *model.noise_shape, generator=torch.Generator().manual_seed(seed)).to(device)
+    codes = model.codes(to_signed(test[:50].to(device)))
+    share = torch.linspace(0, 1, 10, device=device).reshape(1, 10, *[1] * (codes.ndim - 1))
+    between = torch.lerp(codes[:20:2, None], codes[1:20:2, None], share).flatten(0, 1)
+    originals, reconstructions = test[:50].numpy(), to_bytes(model.decode(codes))
+    return {"samples": to_bytes(model.decode(model.codes_of_noise(noise))),
+            "pairs": np.stack([originals, reconstructions], 1).reshape(-1, *originals.shape[1:]),
+            "interpolations": to_bytes(model.decode(between))}
+
+
+@torch.no_grad()
+def level_sets(model: HierarchicalVAE, seed: int) -> dict[str, np.ndarray]:
+    """Samples, (50, 32, 32, 3) uint8 each, in rows of 10 that share one level's noise while the other's is redrawn.
+
+    Args:
+        model: a trained hierarchical VAE.
+        seed: of the noise.
+    """
+    device, generator = next(model.parameters()).device, torch.Generator().manual_seed(seed)
+    fixed, redrawn = torch.randn(2, 5, 10, *model.noise_shape[1:], generator=generator).to(device)
+    fixed = fixed[:, :1].expand_as(redrawn)
+
+    def draw(first: Tensor, second: Tensor) -> np.ndarray:
+        return to_bytes(model.decode(model.codes_of_noise(torch.stack([first, second], 2).flatten(0, 1))))
+
+    return {"first_level_fixed": draw(fixed, redrawn), "second_level_fixed": draw(redrawn, fixed)}
+
+
+def train_on_dataset(run: Run, architecture: str, dataset: str, limit: dict[str, int] | None, width: int, epochs: int,
+                     batch_size: int, learning_rate: float) -> Outcome:
+    """Questions 2(a) and 2(b) on one dataset.
+
+    Args:
+        run: the run.
+        architecture: "plain" or "hierarchical".
+        dataset: name of the images.
+        limit: split -> at most so many images, or None.
+        width: channels of the first convolution.
+        epochs, batch_size, learning_rate: see :func:`train_vae`.
+    """
+    data, train, test = load_splits(dataset, limit)
+    model = seeded(lambda: ARCHITECTURES[architecture](width), run.seed_for("weights"))
+    update, history = train_vae(model, train, test, run, epochs=epochs, batch_size=batch_size, learning_rate=learning_rate,
+                                **run.training())
+    averaged = update.average.module
+    final = mean_terms(averaged, test.to(settings.device()), seed=run.seed_for("evaluation")).tolist()
+    arrays = {"train_terms": history.terms.astype(np.float32), "test_terms": history.evaluations.astype(np.float32),
+              "steps": history.evaluation_steps, "per_epoch": np.array(-(-len(train) // batch_size)),
+              **picture_sets(averaged, test, run.seed_for("samples"))}
+    if architecture == "hierarchical":
+        arrays |= level_sets(averaged, run.seed_for("levels"))
+    names = ("neg_elbo", "recon", "kl", "kl_z1", "kl_z2")
+    return Outcome(dict(zip(names, final, strict=False)), arrays, data.describe(), (history.done, history.planned, "steps"),
+                   [run.seed], 0, history.seconds, {"precision": settings.half_precision(settings.device())})
+
+
+def course_answer(architecture: str, train_data: np.ndarray, test_data: np.ndarray, dset_id: int) -> tuple[np.ndarray, ...]:
+    """What :func:`q2_a` and :func:`q2_b` return, for one of the architectures."""
+    train, test = (colour_images(images, f"dataset {dset_id} {split}")
+                   for images, split in ((train_data, "train"), (test_data, "test")))
+    if len(test) < 50:
+        raise datasets.DataError(f"the dataset {dset_id} test split has {len(test)} images; expected at least 50 to reconstruct")
+    run = Run(f"q2_{architecture}_dset{dset_id}", dset_id, "", None)
+    model = seeded(ARCHITECTURES[architecture], run.seed_for("weights"))
+    update, history = train_vae(model, train, test, run, epochs=settings.choose(smoke=1, quick=2, full=20),
+                                batch_size=min(128, len(train)), learning_rate=2e-3, seed=run.seed_for("noise"), label=run.id)
+    pictures = picture_sets(update.average.module, test, run.seed_for("samples"))
+    return (history.terms[:, :3], history.evaluations[:, :3],
+            *(pictures[name].astype(np.float32) for name in ("samples", "pairs", "interpolations")))
+
+
+def q2_a(train_data: np.ndarray, test_data: np.ndarray, dset_id: int) -> tuple[np.ndarray, ...]:
+    """Question 2(a) as the course calls it.
+
+    Args:
+        train_data, test_data: (n, 32, 32, 3) uint8; at least 50 test images.
+        dset_id: 1 or 2, a seed and a label.
+
+    Returns:
+        train losses (steps, 3) and test losses (epochs + 1, 3), rows of -ELBO, recon, KL in nats, the first test row before
+        training; then samples, test images beside their reconstructions, and interpolations, (100, 32, 32, 3) floats in
+        0..255 each.
+
+    Raises:
+        datasets.DataError: images of another form, or too few of them.
+    """
+    return course_answer("plain", train_data, test_data, dset_id)
+
+
+def q2_b(train_data: np.ndarray, test_data: np.ndarray, dset_id: int) -> tuple[np.ndarray, ...]:
+    """Question 2(b) as the course calls it; arguments, results and errors as in :func:`q2_a`."""
+    return course_answer("hierarchical", train_data, test_data, dset_id)
+
+
+# %%
+def part_a(architecture: str, dataset: str, limit: dict[str, int] | None) -> dict:
+    """The configuration of a run of part A under the profile in force."""
+    return {"architecture": architecture, "dataset": dataset, "limit": limit,
+            "width": settings.choose(smoke=4, quick=16, full=32), "epochs": settings.choose(smoke=1, quick=2, full=20),
+            "batch_size": settings.choose(smoke=32, quick=64, full=128), "learning_rate": 2e-3}
+
+
+PART_A = {
+    "q2_a_dset1": part_a("plain", HOUSE_NUMBERS, LIMIT), "q2_a_dset2": part_a("plain", PHOTOGRAPHS, LIMIT),
+    "q2_b_dset1": part_a("hierarchical", HOUSE_NUMBERS, LIMIT), "q2_b_dset2": part_a("hierarchical", PHOTOGRAPHS, LIMIT),
+}
+
+
+def attempt(run_id: str, function: Callable[..., Outcome], config: dict) -> records.Record | None:
+    """The record of a run; or None, and a sentence, where making it would take a CPU longer than anybody has granted."""
+    there = records.load(run_id)
+    recorded = there is not None and (there["config"], there["profile"]) == (json.loads(json.dumps(config)), suite.profile)
+    if recorded or suite.profile != "full" or settings.device().type == "cuda" or settings.time_budget_seconds() is not None:
+        return suite.run(run_id, function, config)
+    print(f"{run_id}: not recorded yet, and without a GPU not trained here; with SUITE_MINUTES=30 it gets 30 minutes of this CPU")
+    return None
+
+
+vaes = {run_id: record for run_id, config in PART_A.items() if (record := attempt(run_id, train_on_dataset, config)) is not None}
+
+
+# %%
+MODEL_NAMES = {"q2_a": "VAE", "q2_b": "hierarchical VAE"}
+
+
+def heading_of(record) -> str:
+    """The model of a run and the data it saw."""
+    return f"{MODEL_NAMES[record.id[:4]]}, dataset {record.id[-1]} ({record['dataset']['name']})"
+
+
+def grid_figure(heading: str, *grids: tuple[str, np.ndarray], of: tuple, columns: int = 10, width: float = 2.6):
+    """Grids of images below each other, each with a caption (or none), and the remarks of the records ``of`` which they are.
+
+    Values are rounded to 22 levels a colour: hardly to be seen, and half of the bytes in the notebook.
+    """
+    pictures = [plotting.tile((images // 12 * 12 + 3).astype(np.uint8), columns) for _, images in grids]
+    heights = [width * picture.shape[0] / picture.shape[1] for picture in pictures]
+    figure, axes = plt.subplots(len(grids), 1, figsize=(max(width, 4.6), sum(heights) + 0.45 + 0.2 * len(grids)), squeeze=False,
+                                height_ratios=heights)
+    for axis, picture, (caption, _) in zip(axes[:, 0], pictures, grids, strict=True):
+        plotting.show_image(axis, picture)
+        axis.set_title(caption, fontsize=8)
+    plotting.title(figure, heading, *of)
+    return figure
+
+
+def bound_curves(record):
+    """-ELBO and its terms over the minibatches, pale, and on the test split after each epoch."""
+    arrays, model = record.arrays, ARCHITECTURES[record["config"]["architecture"]]
+    per_epoch = int(arrays["per_epoch"])
+    figure, axes = plt.subplots(1, 2, figsize=(7, 2.6))
+    for axis, terms in zip(axes, ((0, 1), tuple(range(2, len(model.term_names)))), strict=True):
+        train, test = arrays["train_terms"][:, terms], arrays["test_terms"][:, terms]
+        plotting.training_curves(axis, train, test, arrays["steps"], names=[model.term_names[term] for term in terms],
+                                 per_epoch=per_epoch, smooth=max(1, per_epoch // 20), ylabel="nats an image")
+        plotting.focus(axis, *train.T, *test.T, skip=0.1)
+    plotting.title(figure, heading_of(record), record)
+    return figure
+
+
+for record in vaes.values():
+    name, arrays = heading_of(record), record.arrays
+    suite.figure(bound_curves(record), f"{record.id}_train_plot.png", record)
+    for kind, file, caption in (("samples", "samples", "samples"),
+                                ("pairs", "reconstructions", "test images, each followed by its reconstruction"),
+                                ("interpolations", "interpolations", "interpolations between the codes of two test images")):
+        suite.figure(grid_figure(name, (caption, arrays[kind]), of=(record,)), f"{record.id}_{file}.png", record)
+
+# %%
+if vaes:
+    tables.show_results(*vaes.values())
+
+# %%
+for record in vaes.values():
+    sheet, values = tables.asked(record.id)["metrics"]["neg_elbo"]["sheet"], record.metrics
+    grey = 127.5 * math.sqrt(values["recon"] / PIXELS)
+    stand_in = record["dataset"]["stand_in"]
+    comparison = f"the sheet's {sheet:.1f} is on other data" if stand_in else f"{values['neg_elbo'] - sheet:+.2f} to the sheet's"
+    print(f"{record.id}: {values['neg_elbo']:.2f} nats, {comparison}; "
+          f"a colour value is off by {grey:.1f} of 255 levels (root mean square)")
+
+for number in (1, 2):
+    plain, hierarchical = (vaes.get(f"{question}_dset{number}") for question in ("q2_a", "q2_b"))
+    if plain is not None and hierarchical is not None:
+        changes = {name: hierarchical.metrics[name] - plain.metrics[name] for name in ("neg_elbo", "recon", "kl")}
+        remark = "; ".join(dict.fromkeys(record.remark for record in (plain, hierarchical) if record.remark))
+        print(f"dataset {number}: hierarchical minus plain, in nats: "
+              + ", ".join(f"{name} {value:+.2f}" for name, value in changes.items()) + (f" ({remark})" if remark else ""))
+
+# %% [markdown]
+# **Samples against reconstructions.** Reconstructions are blurred for the reason given above: with $\sigma^2=\frac12$ a pixel's
+# detail is worth less than it costs. Samples look less like things than reconstructions do: the bound asks for codes from which
+# images can be told, on average over $q$; that *all* of the prior is covered with things it asks only by way of the KL.
+#
+# The hierarchical decoder sees 48 numbers in a spatial layout, three times as many as the plain one. The last lines say what it
+# makes of them: a nat of KL more is worth it where it buys more than a nat of squared error.
+#
+# ## A.4 What each level does
+#
+# In a row on top, $z_1$ stays and the noise of $z_2$ is drawn anew for each picture; below, the noise of $z_2$ stays and $z_1$
+# is drawn anew. (To hold $z_2$ *itself* would show the same picture ten times: the decoder sees nothing else.)
+
+# %%
+hierarchical = [record for run_id, record in vaes.items() if run_id.startswith("q2_b")]
+for record in hierarchical:
+    top, bottom = record.arrays["first_level_fixed"], record.arrays["second_level_fixed"]
+    figure = grid_figure(f"{heading_of(record)}: levels", ("z1 fixed in a row, noise of z2 redrawn", top),
+                         ("noise of z2 fixed in a row, z1 redrawn", bottom), of=(record,))
+    suite.figure(figure, f"{record.id}_levels.png", record)
+    shares = []
+    for images in (top, bottom):
+        rows = images.reshape(5, 10, -1).astype(np.float64)
+        shares.append(rows.var(1, ddof=1).mean() / rows.reshape(50, -1).var(0, ddof=1).mean())
+    values = record.metrics
+    print(f"{record.id}: redrawing z2's noise alone gives {shares[0]:.0%} of the samples' pixel variance, redrawing z1 alone "
+          f"{shares[1]:.0%}; KL of z1 {values['kl_z1']:.2f} nats, of z2 {values['kl_z2']:.2f} nats "
+          f"({values['kl_z1'] / values['kl']:.0%} and {values['kl_z2'] / values['kl']:.0%})")
+
+# %% [markdown]
+# The division of labour is the optimiser's choice. What $z_1$ says about $z_2$ moves the prior's mean only, so a nat spent on
+# $z_1$ must save more than a nat of $\delta^2/2$ in the second level. Early on, when $z_2$ says little, there is nothing to save:
+# the first level's KL falls, and once it is near zero its samples are noise to the prior network, which learns to ignore them.
+# Where $z_1$ has next to nothing of the KL, the pictures in a row of the lower grid are all alike, the two-level model is
+# a one-level VAE with 48 numbers, and its learned prior a constant. (The usual remedies are a KL that is phased in, and free
+# bits for each level, as in arXiv:2007.03898; the sheet asks for neither.)
+
+# %% [markdown]
+# # Part B. A variance for each pixel, and a prior that learns (Berkeley 2019, question 2)
+#
+# ## B.1 A bound in bits
+#
+# Part A's squared error says nothing about how *sure* the decoder is. Here each pixel has a mean and a variance of its own,
+#
+# $$-\log p(x|z)=\sum_{d=1}^{D}\frac{(x_d-m_d(z))^2}{2e^{2s_d(z)}}+s_d(z)+\tfrac12\log2\pi ,\qquad D=3072,$$
+#
+# and a density needs continuous data: each byte $v$ gets fresh noise, $x=(v+u)/128-1\in[-1,1)$ with $u\sim\mathcal U[0,1)$. By
+# Jensen's inequality $\log P(v)=\log\int_0^1p_{v+u}(v+u)\,du\ge\mathbb E_u\log p_{v+u}(v+u)$, and since $v+u=128(x+1)$ the
+# densities differ by the factor $128^{D}$:
+#
+# $$\mathrm{bits/dim}=\frac{-\log p(x)}{D\log2}+\log_2128=\frac{\text{nats}}{3072\log2}+7 .$$
+#
+# A uniform distribution over bytes has 8 bits. No density of this form can profit from $e^{s}$ far below the spread of $u$
+# itself, $\frac1{128\sqrt{12}}=e^{-6.1}$; the log standard deviation is kept above $-7$, which costs nothing and forbids
+# infinities. It gets no $\tanh$: that would keep it above $-1$, and the bound above $7+(\tfrac12\log2\pi-1)/\log2=6.88$ bits.
+#
+# SVHN has no validation split; 7326 of its 73257 training images, chosen by a fixed seed, become one, as in the sheet.
+
+
+# %%
+BITS = 1 / (PIXELS * math.log(2))  # bits per dimension in a nat per image
+
+
+def dequantize(images: Tensor, generator: torch.Generator | None = None, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Bytes (B, 32, 32, 3) with fresh uniform noise, as x = (v + u) / 128 - 1 in [-1, 1], (B, 3, 32, 32)."""
+    noise = torch.rand(images.shape, generator=generator, device=images.device, dtype=dtype)
+    return noise.add_(images).permute(0, 3, 1, 2).div_(128).sub_(1)
+
+
+def three_splits(train: Tensor, test: Tensor) -> dict[str, Tensor]:
+    """Training images less a tenth (of 73257: 7326), that tenth for validation, and the test images; always the same tenth."""
+    order = torch.randperm(len(train), generator=torch.Generator().manual_seed(2019))
+    tenth = -(-len(train) // 10)
+    return {"train": train[order[tenth:]], "valid": train[order[:tenth]], "test": test}
+
+
+def normal_nats(x: Tensor, mean: Tensor, log_std: Tensor) -> Tensor:
+    """-log N(x; mean, exp(log_std)^2) in nats, (B, ...) to (B,), summed over all but the batch."""
+    return (0.5 * ((x - mean) * torch.exp(-log_std)) ** 2 + log_std + 0.5 * math.log(2 * math.pi)).flatten(1).sum(1)
+
+
+# %%
+levels = torch.arange(256, dtype=torch.uint8).repeat(12).reshape(1, 32, 32, 3)
+x = dequantize(levels, generator, torch.float64)
+back = (x + 1) * 128 - levels.permute(0, 3, 1, 2)
+assert back.min() >= 0 and back.max() < 1 and abs(float(back.mean()) - 0.5) < 0.02
+assert torch.equal(((x + 1) * 128).floor().to(torch.uint8), levels.permute(0, 3, 1, 2))
+uniform = -PIXELS * math.log(0.5)  # the density 1/2 on [-1, 1] is the uniform distribution over 256 values
+assert abs(uniform * BITS + 7 - 8) < 1e-12
+mean, log_std = torch.randn(2, *x.shape, generator=generator, dtype=torch.float64)
+library = -torch.distributions.Normal(mean, log_std.exp()).log_prob(x).sum()
+error = abs(float(normal_nats(x, mean, log_std)) / float(library) - 1)
+assert error < 1e-12
+assert [len(part) for part in three_splits(torch.zeros(73257, 1), torch.zeros(26032, 1)).values()] == [65931, 7326, 26032]
+print(f"noise of one byte, no more; a uniform density is {uniform * BITS + 7:.4f} bits; the likelihood is right to {error:.1e}")
+
+# %% [markdown]
+# ## B.2 The sheet's networks
+#
+# Two convolutions of $4\times4$ with stride 2 lead to a trunk of 256 channels on $8\times8$ places. A block of the residual
+# stack is ReLU, convolution to 64 channels, ReLU, convolution to $2\cdot64$, a gate $a\odot\sigma(b)$ on the two halves (the
+# sheet's *gated shortcut connection*, arXiv:1612.08083), and back to 256 channels by $1\times1$, added to its input. The code
+# keeps the $8\times8$ places, with 16 channels each: 1024 numbers. The encoder's log standard deviations pass a $\tanh$.
+
+
+# %%
+class GatedResidual(nn.Module):
+    """x + W (a * sigmoid(b)), with a and b from two 3 x 3 convolutions of x; the branch has a quarter of the channels."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        quarter = channels // 4
+        self.branch = nn.Sequential(nn.ReLU(), nn.Conv2d(channels, quarter, 3, 1, 1), nn.ReLU(),
+                                    nn.Conv2d(quarter, 2 * quarter, 3, 1, 1), nn.GLU(dim=1), nn.Conv2d(quarter, channels, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.branch(x)
+
+
+def residual_stack(channels: int, blocks: int) -> nn.Sequential:
+    """The sheet's stack of gated residual blocks, closed by a ReLU."""
+    return nn.Sequential(*(GatedResidual(channels) for _ in range(blocks)), nn.ReLU())
+
+
+def residual_encoder(width: int, blocks: int, out: int) -> nn.Sequential:
+    """The sheet's encoder, (B, 3, 32, 32) to (B, out, 8, 8), with ``width`` channels in its trunk (the sheet: 256)."""
+    return nn.Sequential(nn.Conv2d(3, width // 2, 4, 2, 1), nn.Conv2d(width // 2, width, 4, 2, 1), nn.ReLU(),
+                         nn.Conv2d(width, width, 3, 1, 1), residual_stack(width, blocks), nn.Conv2d(width, out, 1))
+
+
+def residual_decoder(width: int, blocks: int, latents: int, out: int) -> nn.Sequential:
+    """The sheet's decoder, (B, latents, 8, 8) to (B, out, 32, 32), with ``width`` channels in its trunk."""
+    return nn.Sequential(nn.Conv2d(latents, width, 3, 1, 1), residual_stack(width, blocks),
+                         nn.ConvTranspose2d(width, width // 2, 4, 2, 1), nn.ReLU(), nn.ConvTranspose2d(width // 2, out, 4, 2, 1))
+
+
+# %% [markdown]
+# ## B.3 An autoregressive flow as prior
+#
+# In the bound, the prior appears in one place, $-\mathbb E_q\log p(z)$. It is smallest, for a given encoder, where $p(z)$ is
+# the encoder's average $q(z)=\mathbb E_x\,q(z|x)$: for any $p$,
+#
+# $$\mathbb E_x D_{KL}\big(q(z|x)\,\|\,p(z)\big)=\underbrace{I_q(x;z)}_{\text{does not depend on }p}+D_{KL}\big(q(z)\,\|\,p(z)\big).$$
+#
+# Neighbouring places of the code see neighbouring pieces of an image, so $q(z)$ has dependencies that $\mathcal N(0,I)$ has
+# not; a prior that learns them can save up to the second term, and no more.
+#
+# **The flow.** Order the 64 places row by row. A PixelCNN reads the code before place $i$ and gives a shift and a log scale for
+# its 16 numbers,
+#
+# $$\epsilon_i = z_i\,e^{s_i(z_{<i})}+\mu_i(z_{<i}),\qquad \epsilon\sim\mathcal N(0,I).$$
+#
+# $\partial\epsilon_i/\partial z_j=0$ for $j>i$ and it is $\mathrm{diag}\,e^{s_i}$ for $j=i$: the Jacobian is block triangular,
+# its determinant the product of its diagonal, so by the change of variables
+#
+# $$\log p(z)=\log\mathcal N(\epsilon;0,I)+\sum_{i,c}s_{ic}(z_{<i}).$$
+#
+# One pass gives the density of a $z$; a sample has to be found place by place, $z_i=(\epsilon_i-\mu_i)\,e^{-s_i}$. (In these
+# words the prior is an autoregressive density, a Gaussian with learned mean and scale at each place; seen from $\epsilon$ it is
+# an inverse autoregressive flow. Equations 12 to 14 of arXiv:1611.02731 say that the two are the same.) $s=\tanh(\cdot)$ keeps
+# scales between $e^{-1}$ and $e$. The last layer starts at zero, so training starts at $\epsilon=z$: exactly the standard
+# normal prior.
+#
+# With a flow the KL has no closed form. Both models use the one-draw estimate $\log q(z|x)-\log p(z)$ with the same noise, so
+# that nothing differs but the prior.
+#
+# **Masks.** A convolution that must not see the present: its weights to the right in the present row, and below, are zero. In
+# the first layer (type A) the present place is hidden too; later layers (type B) may use it, because there it holds only what
+# came before.
+
+
+# %%
+class MaskedConv2d(nn.Conv2d):
+    """A convolution that sees the rows above and the places to the left, and the present place if ``kind`` is "B".
+
+    Args:
+        channels, out: numbers of channels.
+        kernel: side of the kernel, odd.
+        kind: "A" hides the present place, "B" shows it.
+
+    References: PixelRNN, arXiv:1601.06759.
+    """
+
+    def __init__(self, channels: int, out: int, kernel: int, kind: str) -> None:
+        super().__init__(channels, out, kernel)
+        if kind not in ("A", "B") or kernel % 2 == 0:
+            raise ValueError(f"a masked convolution has kind A or B and an odd kernel, not {kind!r} and {kernel}")
+        mask = torch.ones(kernel, kernel)
+        mask[kernel // 2, kernel // 2 + (kind == "B") :] = 0
+        mask[kernel // 2 + 1 :] = 0
+        self.register_buffer("mask", mask, persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, channels, H, W) to (B, out, H, W)."""
+        return self.inside(F.pad(x, [self.kernel_size[0] // 2] * 4))
+
+    def inside(self, padded: Tensor) -> Tensor:
+        """The same without padding: a crop of one kernel's size gives one place."""
+        return F.conv2d(padded, self.weight * self.mask, self.bias)
+
+
+class MaskedResidual(nn.Module):
+    """x + a type-B convolution of x at half the channels, between two convolutions of 1 x 1."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.reduce = nn.Sequential(nn.ReLU(), nn.Conv2d(channels, channels // 2, 1), nn.ReLU())
+        self.masked = MaskedConv2d(channels // 2, channels // 2, 3, "B")
+        self.expand = nn.Sequential(nn.ReLU(), nn.Conv2d(channels // 2, channels, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.expand(self.masked(self.reduce(x)))
+
+
+class FlowPrior(nn.Module):
+    """An autoregressive flow over a map of codes, (B, latents, H, W): density in one pass, samples place by place.
+
+    Args:
+        latents: channels of the code.
+        width: channels of the PixelCNN.
+
+    References: inverse autoregressive flow, arXiv:1606.04934; as a prior, arXiv:1611.02731.
+    """
+
+    def __init__(self, latents: int, width: int = 64) -> None:
+        super().__init__()
+        self.first = MaskedConv2d(latents, width, 3, "A")
+        self.blocks = nn.ModuleList(MaskedResidual(width) for _ in range(3))
+        self.last = nn.Sequential(nn.ReLU(), nn.Conv2d(width, 2 * latents, 1))
+        nn.init.zeros_(self.last[-1].weight)
+        nn.init.zeros_(self.last[-1].bias)
+
+    def _shift_and_scale(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        shift, raw = self.last(hidden).chunk(2, dim=1)
+        return shift, torch.tanh(raw)
+
+    def forward(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """Noise epsilon (B, latents, H, W) of a code, and the log-determinant (B,) of d epsilon / d z."""
+        hidden = self.first(z)
+        for block in self.blocks:
+            hidden = block(hidden)
+        shift, log_scale = self._shift_and_scale(hidden)
+        return z * log_scale.exp() + shift, log_scale.flatten(1).sum(1)
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        """log p(z) in nats, (B,); in float32 or better, also under autocast."""
+        with torch.autocast(z.device.type, enabled=False):
+            noise, log_det = self(z)
+            return log_det - normal_nats(noise, torch.zeros_like(noise), torch.zeros_like(noise))
+
+    @torch.no_grad()
+    def inverse(self, noise: Tensor) -> Tensor:
+        """The code z of a noise epsilon: each layer computes one place at a time and remembers it."""
+        height, width = noise.shape[2:]
+        seen = [noise.new_zeros(len(noise), layer.in_channels, height + 2, width + 2)  # what each masked layer has read, padded
+                for layer in (self.first, *(block.masked for block in self.blocks))]
+        for row in range(height):
+            for column in range(width):
+                crop, place = (..., slice(row, row + 3), slice(column, column + 3)), (..., row + 1, column + 1)
+                hidden = self.first.inside(seen[0][crop])
+                for block, memory in zip(self.blocks, seen[1:], strict=True):
+                    memory[place] = block.reduce(hidden)[..., 0, 0]
+                    hidden = hidden + block.expand(block.masked.inside(memory[crop]))
+                shift, log_scale = self._shift_and_scale(hidden)
+                seen[0][place] = ((noise[..., row, column] - shift[..., 0, 0]) * torch.exp(-log_scale[..., 0, 0]))
+        return seen[0][..., 1:-1, 1:-1].contiguous()
+
+
+class StandardNormal(nn.Module):
+    """N(0, I) with the methods of :class:`FlowPrior`."""
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        """log p(z) in nats, (B,)."""
+        return -normal_nats(z, torch.zeros_like(z), torch.zeros_like(z))
+
+    def inverse(self, noise: Tensor) -> Tensor:
+        """The noise itself."""
+        return noise
+
+
+# %% [markdown]
+# **Checks** in float64, for a flow whose last layer has been moved away from zero. The gradient tells which inputs an output
+# can see: none at or after its own place. The log-determinant is that of autograd's Jacobian; inverting undoes the forward pass
+# at every place; the quick inverse equals the plain one, which runs the whole network once for each place. And at its start the
+# flow is the standard normal.
+
+
+# %%
+def moved(module: nn.Module, layer: nn.Module, seed: int, scale: float = 0.3) -> nn.Module:
+    """The module in float64, with the weights and biases of one of its layers redrawn with a standard deviation of ``scale``."""
+    random = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in layer.parameters():
+            parameter.copy_(scale * torch.randn(parameter.shape, generator=random))
+    return module.double()
+
+
+@torch.no_grad()
+def inverse_by_full_passes(flow: FlowPrior, noise: Tensor) -> Tensor:
+    """The plain inverse of a flow: one pass of the whole network for each place, of which one place is kept."""
+    z = torch.zeros_like(noise)
+    for row in range(noise.shape[2]):
+        for column in range(noise.shape[3]):
+            hidden = flow.first(z)
+            for block in flow.blocks:
+                hidden = block(hidden)
+            shift, log_scale = flow._shift_and_scale(hidden)
+            z[..., row, column] = ((noise - shift) * torch.exp(-log_scale))[..., row, column]
+    return z
+
+
+def seen_from(outputs: Tensor, inputs: Tensor, row: int, column: int) -> np.ndarray:
+    """Which places of inputs (1, C, H, W) the outputs at one place depend on, (H, W) of booleans."""
+    (gradient,) = torch.autograd.grad(outputs[..., row, column].sum(), inputs, retain_graph=True)
+    return (gradient[0].abs().sum(0) > 0).numpy()
+
+
+with torch.random.fork_rng(devices=[]):
+    torch.manual_seed(0)
+    fresh, flow = FlowPrior(3, 8).double(), FlowPrior(3, 8)
+flow = moved(flow, flow.last, 0)
+z = torch.randn(4, 3, 8, 8, generator=generator, dtype=torch.float64)
+assert torch.equal(fresh.log_prob(z), StandardNormal().log_prob(z))
+probe = z[:1].clone().requires_grad_()
+shift = flow._shift_and_scale(flow.blocks[2](flow.blocks[1](flow.blocks[0](flow.first(probe)))))[0]
+views = {(row, column): seen_from(shift, probe, row, column) for row in range(8) for column in range(8)}
+for (row, column), view in views.items():
+    assert not view.ravel()[row * 8 + column :].any()
+small = z[:1, :, :3, :3]
+jacobian = torch.autograd.functional.jacobian(lambda flat: flow(flat.reshape(1, 3, 3, 3))[0].flatten(), small.flatten())
+log_det_error = abs(float(torch.linalg.slogdet(jacobian)[1] - flow(small)[1].detach()))
+noise, _ = flow(z)
+inverse_error = float((flow.inverse(noise) - z).abs().max())
+plain_error = float((flow.inverse(noise) - inverse_by_full_passes(flow, noise)).abs().max())
+assert max(log_det_error, inverse_error, plain_error) < 1e-10
+print(f"log-determinant against autograd: {log_det_error:.1e}; inverse of forward: {inverse_error:.1e} over all 64 places; "
+      f"quick against plain inverse: {plain_error:.1e}; the last place sees {views[7, 7].sum()} of the 63 before it")
+
+# %% [markdown]
+# The last number is worth a look: stacked $3\times3$ masks do not reach everything that came before. What lies above and to the
+# right falls into the well-known blind spot of masked convolutions, and four layers reach four rows up.
+
+
+# %%
+figure, axis = plt.subplots(figsize=(3.4, 2.8))
+axis.imshow(views[6, 3], cmap="Blues", vmin=0, vmax=1.6)
+axis.plot(3, 6, marker="s", color=plotting.VERMILION)
+axis.set(xticks=[], yticks=[])
+axis.grid(False)
+plotting.title(figure, "places that the prior can see from the marked one")
+suite.figure(figure, "b19_2b_receptive_field.png")
+
+
+# %% [markdown]
+# ## B.4 Training the pair
+#
+# Adam at the sheet's constant $2\cdot10^{-4}$. The two models share the seeds of the weights, of the order of the images and of
+# the noise, and since the flow starts as the identity they *are* the same model before the first step. b19_2b is given exactly
+# as many updates as b19_2a has had. During training the bound is evaluated on the same few images of each split; the numbers in
+# the table are over 26032 test images, the 7326 validation images and as many training images.
+
+
+# %%
+class ResidualVAE(nn.Module):
+    """The sheet's VAE: a code (latents, 8, 8), a Gaussian with its own variance for each pixel.
+
+    Args:
+        prior: a FlowPrior or StandardNormal over (B, latents, 8, 8).
+        width: channels of the trunks (the sheet: 256).
+        blocks: residual blocks of each stack (the sheet: 5).
+        latents: channels of the code.
+    """
+
+    def __init__(self, prior: nn.Module, width: int = 256, blocks: int = 5, latents: int = 16) -> None:
+        super().__init__()
+        self.latents, self.prior = latents, prior
+        self.encoder = residual_encoder(width, blocks, 2 * latents)
+        self.decoder = residual_decoder(width, blocks, latents, 6)
+
+    def posterior(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and log standard deviation of q(z|x), (B, latents, 8, 8) each."""
+        mean, raw = self.encoder(x).float().chunk(2, dim=1)
+        return mean, torch.tanh(raw)
+
+    def decode(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and log standard deviation of p(x|z), (B, 3, 32, 32) each."""
+        mean, log_std = self.decoder(z.contiguous(memory_format=torch.channels_last)).float().chunk(2, dim=1)
+        return mean, log_std.clamp(min=-7)
+
+    def forward(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        """The bound, recon, KL, and what the KL would be under N(0, I), in bits per dimension, (4,), averaged over images.
+
+        Args:
+            images: (B, 32, 32, 3) bytes.
+            generator: of the noise of pixels and codes.
+        """
+        x = dequantize(images, generator)
+        mean, log_std = self.posterior(x)
+        noise = torch.randn(mean.shape, generator=generator, device=x.device)
+        z = mean + log_std.exp() * noise
+        recon = normal_nats(x, *self.decode(z)).mean() * BITS + 7
+        log_posterior = -normal_nats(z, mean, log_std)
+        kl, normal_kl = ((log_posterior - prior.log_prob(z)).mean() * BITS for prior in (self.prior, StandardNormal()))
+        return torch.stack([recon + kl, recon, kl, normal_kl])
+
+
+@torch.no_grad()
+def mean_bits(model: nn.Module, images: Tensor, *, seed: int, precision: str) -> Tensor:
+    """The terms of ``model(images, generator)`` averaged over a split, (T,) float64, with noise from a seed.
+
+    Args:
+        model: a ResidualVAE or LossyVAE.
+        images: (N, 32, 32, 3) uint8, anywhere.
+        seed: of the noise.
+        precision: of the convolutions.
+    """
+    device = next(model.parameters()).device
+    generator, total = torch.Generator(device).manual_seed(seed), 0.0
+    for part in images.split(128):
+        with autocast(device, precision):
+            total = total + len(part) * model(part.to(device), generator).double()
+    return total / len(images)
+
+
+def train_in_bits(run: Run, model: nn.Module, splits: dict[str, Tensor], *, stage: str, epochs: int, batch_size: int,
+                  learning_rate: float, evaluate_every: int, evaluated: int, at_most: int | None,
+                  time_budget: float | None) -> tuple[nn.Module, History]:
+    """Train a model of part B or C with Adam at a constant rate.
+
+    Args:
+        run: gives seeds and the checkpoint.
+        model: called as ``model(images, generator)``, on the device in use.
+        splits: train, valid and test images, (N, 32, 32, 3) uint8.
+        stage: name of this training within the run.
+        epochs: planned passes over the training images.
+        batch_size: images a step.
+        learning_rate: of Adam.
+        evaluate_every: steps between two looks at the three splits.
+        evaluated: images of each split for such a look.
+        at_most: updates after which to stop, if they are fewer than planned; a later call with more goes on from there.
+        time_budget: seconds, or None.
+
+    Returns:
+        The model with averaged weights, and the history; its evaluations are (E, 3 splits, T terms), its ``planned`` counts
+        all epochs.
+    """
+    device = settings.device()
+    batches = Batches(splits["train"], batch_size, seed=run.seed_for("order"), device=device)
+    planned, precision = epochs * batches.per_epoch, settings.half_precision(device)
+    update = GradientUpdate(model, model, torch.optim.Adam(model.parameters(), learning_rate, fused=True), average=AVERAGE,
+                            precision=precision)
+
+    def look() -> Tensor:
+        return torch.stack([mean_bits(update.average.module, images[:evaluated], seed=run.seed_for("evaluation"),
+                                      precision=precision) for images in splits.values()])
+
+    history = fit(update, batches, steps=min(planned, at_most or planned), evaluate=look, evaluate_every=evaluate_every,
+                  **run.training(stage) | {"time_budget": time_budget})
+    history.planned = planned
+    return update.average.module, history
+
+
+def final_bits(model: nn.Module, splits: dict[str, Tensor], seed: int) -> dict[str, Tensor]:
+    """The terms over whole splits: all of valid and test, and as many training images as there are in valid."""
+    number = {"train": len(splits["valid"])}
+    return {name: mean_bits(model, images[: number.get(name)], seed=seed, precision=settings.half_precision(settings.device()))
+            for name, images in splits.items()}
+
+
+@torch.no_grad()
+def residual_pictures(model: ResidualVAE, test: Tensor, seed: int) -> dict[str, np.ndarray]:
+    """Pictures of a ResidualVAE, uint8 (N, 32, 32, 3).
+
+    Args:
+        model: trained.
+        test: (N, 32, 32, 3) uint8 test images, at least 20.
+        seed: of the noise.
+
+    Returns:
+        samples: 100 decoder means of codes from the prior; drawn: the first 10 of them with pixel noise; originals and
+        reconstructions: 10; interpolations: 10 steps between the posterior means of each of 5 pairs, (50, ...).
+    """
+    device, generator = next(model.parameters()).device, torch.Generator().manual_seed(seed)
+    noise = torch.randn(100, model.latents, 8, 8, generator=generator).to(device)
+    mean, log_std = model.decode(model.prior.inverse(noise))
+    pixel_noise = torch.randn(10, *mean.shape[1:], generator=generator).to(device)
+    codes = model.posterior(test[:20].to(device).permute(0, 3, 1, 2).add(0.5).div(128).sub(1))[0]
+    share = torch.linspace(0, 1, 10, device=device).reshape(1, 10, 1, 1, 1)
+    between = torch.lerp(codes[:10:2, None], codes[1:10:2, None], share).flatten(0, 1)
+    return {"samples": to_bytes(mean), "drawn": to_bytes(mean[:10] + log_std[:10].exp() * pixel_noise),
+            "originals": test[10:20].numpy(), "reconstructions": to_bytes(model.decode(codes[10:20])[0]),
+            "interpolations": to_bytes(model.decode(between)[0])}
+
+
+def train_residual(run: Run, prior: str, dataset: str, limit: dict[str, int] | None, width: int, blocks: int, latents: int,
+                   epochs: int, batch_size: int, learning_rate: float, evaluate_every: int, evaluated: int,
+                   as_far_as: str | None = None) -> Outcome:
+    """Questions 2(a) and 2(b): the sheet's VAE with one of the two priors.
+
+    Args:
+        run: the run.
+        prior: "normal" or "flow".
+        dataset: name of the images.
+        limit: split -> at most so many images, or None.
+        width, blocks, latents: see :class:`ResidualVAE`.
+        epochs, batch_size, learning_rate, evaluate_every, evaluated: see :func:`train_in_bits`.
+        as_far_as: run whose number of updates is not exceeded, for a comparison at equal budget.
+    """
+    data, train, test = load_splits(dataset, limit)
+    splits = three_splits(train, test)
+    model = seeded(lambda: ResidualVAE(StandardNormal(), width, blocks, latents), run.seed_for("weights"))
+    if prior == "flow":
+        model.prior = seeded(lambda: FlowPrior(latents), run.seed_for("weights of the prior"))
+    other = records.load(as_far_as) if as_far_as else None
+    averaged, history = train_in_bits(run, model, splits, stage="model", epochs=epochs, batch_size=batch_size,
+                                      learning_rate=learning_rate, evaluate_every=evaluate_every, evaluated=evaluated,
+                                      time_budget=run.time_budget, at_most=other["budget"]["done"] if other else None)
+    final = final_bits(averaged, splits, run.seed_for("evaluation"))
+    values = {f"{split}_bpd": float(terms[0]) for split, terms in final.items()}
+    values |= {"test_recon_bpd": float(final["test"][1]), "test_kl_bpd": float(final["test"][2]),
+               "test_normal_kl_bpd": float(final["test"][3])}
+    arrays = {"train_terms": history.terms.astype(np.float32), "looks": history.evaluations.astype(np.float32),
+              "steps": history.evaluation_steps, **residual_pictures(averaged, test, run.seed_for("samples"))}
+    sizes = data.describe() | {"sizes": {split: len(images) for split, images in splits.items()}}
+    return Outcome(values, arrays, sizes, (history.done, history.planned, "updates"), [run.seed], 0, history.seconds,
+                   {"precision": settings.half_precision(settings.device()), "evaluated": {"train": len(splits["valid"])}})
+
+
+# %%
+RESIDUAL = {
+    "dataset": HOUSE_NUMBERS, "limit": LIMIT, "width": settings.choose(smoke=16, quick=64, full=256),
+    "blocks": settings.choose(smoke=1, quick=2, full=5), "latents": settings.choose(smoke=4, quick=16, full=16),
+    "epochs": settings.choose(smoke=1, quick=3, full=20), "batch_size": settings.choose(smoke=32, quick=64, full=128),
+    "learning_rate": 2e-4, "evaluate_every": settings.choose(smoke=3, quick=20, full=100),
+    "evaluated": settings.choose(smoke=32, quick=128, full=512),
+}
+PART_B = {"b19_2a": {"prior": "normal", **RESIDUAL}, "b19_2b": {"prior": "flow", "as_far_as": "b19_2a", **RESIDUAL}}
+pair = {}
+for run_id, config in PART_B.items():
+    if (record := attempt(run_id, train_residual, config)) is not None:
+        pair[run_id] = record
+
+
+# %%
+PRIOR_NAMES = {"b19_2a": "standard normal prior", "b19_2b": "autoregressive-flow prior"}
+SPLIT_COLOURS = {"train": plotting.BLUE, "valid": plotting.GREEN, "test": plotting.VERMILION}
+
+
+def split_curves(record):
+    """The bound on three splits over training, its KL beside it, and the minibatches' bound, pale."""
+    arrays = record.arrays
+    figure, axes = plt.subplots(1, 2, figsize=(7, 2.6))
+    smooth = max(1, len(arrays["train_terms"]) // 150)
+    usable = len(arrays["train_terms"]) // smooth * smooth
+    minibatches = arrays["train_terms"][:usable].reshape(-1, smooth, arrays["train_terms"].shape[1]).mean(1)
+    for axis, term, label in zip(axes, (0, 2), ("bound", "KL"), strict=True):
+        axis.plot((np.arange(len(minibatches)) + 0.5) * smooth, minibatches[:, term], color="grey", alpha=0.4, linewidth=0.8,
+                  label="minibatches")
+        for split, (name, colour) in enumerate(SPLIT_COLOURS.items()):
+            axis.plot(arrays["steps"], arrays["looks"][:, split, term], color=colour, marker="o", markersize=2.5, label=name)
+        axis.set(xlabel="updates", ylabel=f"{label}, bits per dimension")
+    plotting.focus(axes[0], minibatches[:, 0], arrays["looks"][1:, :, 0], skip=0.05)
+    axes[0].legend(fontsize=8)
+    plotting.title(figure, f"residual VAE, {PRIOR_NAMES[record.id]}", record)
+    return figure
+
+
+for record in pair.values():
+    name = f"residual VAE, {PRIOR_NAMES[record.id]}"
+    suite.figure(split_curves(record), f"{record.id}_train_plot.png", record)
+    for kind, caption in (("samples", "samples: means of p(x|z), z from the prior"),
+                          ("interpolations", "interpolations between 5 pairs of test images, a row each")):
+        suite.figure(grid_figure(name, (caption, record.arrays[kind]), of=(record,)), f"{record.id}_{kind}.png", record)
+
+# %%
+if pair:
+    tables.show_results(*pair.values())
+
+# %% [markdown]
+# ## B.5 The two priors on one page
+#
+# Left, the bound on the test split; in the middle, its terms. The grey line is what b19_2b's *own codes* would cost under a
+# standard normal: its distance to the solid line is what the flow saves at that moment. Below: reconstructions, means of
+# samples at the same noise $\epsilon$, and the same samples with their pixel noise.
+
+# %%
+if len(pair) == len(PART_B):
+    normal, flow_record = pair.values()
+    figure = plt.figure(figsize=(9, 5.4))
+    layout = figure.add_gridspec(2, 3, height_ratios=(1.25, 1))
+    axes = [figure.add_subplot(layout[0, column]) for column in range(3)]
+    for axis, term, label in zip(axes, (0, 1, 2), ("bound", "recon", "KL"), strict=True):
+        for record, colour, style in ((normal, plotting.BLUE, "--"), (flow_record, plotting.VERMILION, "-")):
+            looks = record.arrays["looks"][:, 2]
+            axis.plot(record.arrays["steps"], looks[:, term], color=colour, linestyle=style, marker="o", markersize=2.5,
+                      label=PRIOR_NAMES[record.id])
+        axis.set(xlabel="updates", ylabel="bits per dimension", title=f"{label}, test images")
+    for axis, term in zip(axes[:2], (0, 1), strict=True):
+        plotting.focus(axis, *(record.arrays["looks"][1:, 2, term] for record in pair.values()), skip=0.0)
+    axes[2].plot(flow_record.arrays["steps"], flow_record.arrays["looks"][:, 2, 3], color="grey", linewidth=1,
+                 label="the flow's codes under N(0, I)")
+    axes[0].legend(fontsize=7)
+    axes[2].legend(fontsize=7)
+    halves = [figure.add_subplot(part) for part in layout[1, :].subgridspec(1, 2)]
+    for axis, record in zip(halves, pair.values(), strict=True):
+        arrays = record.arrays
+        rows = [arrays["originals"], arrays["reconstructions"], arrays["samples"][:10], arrays["drawn"]]
+        plotting.show_image(axis, plotting.tile(np.concatenate(rows) // 10 * 10 + 5, 10))
+        axis.set_title(f"{PRIOR_NAMES[record.id]}: test images, reconstructions,\nsamples (means), the same with pixel noise",
+                       fontsize=8)
+    plotting.title(figure, "the same VAE with two priors", *pair.values())
+    suite.figure(figure, "b19_2_comparison.png", *pair.values())
+
+# %%
+if len(pair) == len(PART_B):
+    ours, plain, nats = flow_record.metrics, normal.metrics, 1 / BITS
+    gain = {name: plain[name] - ours[name] for name in ("test_bpd", "test_recon_bpd", "test_kl_bpd")}
+    saved = ours["test_normal_kl_bpd"] - ours["test_kl_bpd"]
+    print(f"test bound: {plain['test_bpd']:.4f} bits/dim with the standard normal, {ours['test_bpd']:.4f} with the flow, after "
+          f"{normal['budget']['done']:,} and {flow_record['budget']['done']:,} updates")
+    print(f"the flow lowers the bound by {gain['test_bpd']:+.4f} bits/dim: {gain['test_recon_bpd']:+.4f} in recon, "
+          f"{gain['test_kl_bpd']:+.4f} in KL ({gain['test_kl_bpd'] * nats:+.1f} nats an image)")
+    print(f"its codes cost {ours['test_kl_bpd'] * nats:.1f} nats, and would cost {ours['test_normal_kl_bpd'] * nats:.1f} under "
+          f"N(0, I): learning the prior saves {saved * nats:.1f} nats an image, {saved:.4f} bits/dim")
+    print(f"with the standard normal, KL is {plain['test_kl_bpd'] / plain['test_bpd']:.1%} of the bound")
+    assert ours["test_bpd"] <= plain["test_bpd"] or normal["profile"] != "full"
+
+# %% [markdown] tags=["answer:b19_2_prior"]
+# **Does the autoregressive prior make a difference, and why?** The lines above say how much, and split the difference: the
+# prior acts on the KL directly, and on the reconstruction only through the encoder, which may put more into a code that has
+# become cheaper. The reason is the identity of B.3: averaged over images, the KL is the information that the code carries plus
+# $D_{KL}(q(z)\,\|\,p(z))$. With $\mathcal N(0,I)$ the second part is paid for every dependence between codes of neighbouring
+# places, and images are full of them: a wall's colour, a stroke that goes on. The flow predicts each place from those before it
+# and gives the part back that it can predict, never more. So:
+#
+# - for given codes the gain is bounded by their KL, whose share is printed above; the rest is pixel noise and detail, which no
+#   prior of the code can touch;
+# - it is there without any change to encoder and decoder, which both models share, and it costs nothing at the start, where the
+#   flow *is* the standard normal;
+# - it is there early: predicting a place from its neighbours is a small task, solved while the decoder is still learning, and an
+#   encoder whose codes need not look like $\mathcal N(0,I)$ may put more into them (the grey line above: what its codes would
+#   cost without the flow). How much of the gain is left after long training, runs as short as the titles say cannot tell;
+# - samples gain where the aggregate posterior is far from $\mathcal N(0,I)$: places drawn independently do not fit together,
+#   places drawn in order can.
+#
+# What it costs: a sample needs 64 steps in order instead of one. The cached inverse above makes each of them a small matrix
+# product.
+
+# %% [markdown]
+# # Part C. A decoder that needs no code for texture (Berkeley 2019, bonus)
+#
+# ## C.1 Exact probabilities of bytes
+#
+# A PixelCNN decoder predicts each pixel from its neighbours and the code, as a probability of the byte itself: no noise, no
+# density. With $x=v/127.5-1$, a byte is a bin of width $2/255$ on the axis of a logistic distribution with mean $m$ and scale
+# $e^{s}$; the first and the last bin reach to infinity, so the 256 probabilities sum to one. With
+#
+# $$a=\frac{x-\frac1{255}-m}{e^{s}},\quad b=\frac{x+\frac1{255}-m}{e^{s}},\qquad
+# \sigma(b)-\sigma(a)=\frac{e^{b}-e^{a}}{(1+e^{b})(1+e^{a})}=\sigma(b)\,\sigma(-a)\,\big(1-e^{a-b}\big),$$
+#
+# the logarithm is a sum of three terms none of which ever cancels,
+#
+# $$\log P(v)=\underbrace{\log\sigma(b)}_{\text{if }v<255}+\underbrace{\log\sigma(-a)}_{\text{if }v>0}
+# +\underbrace{\log\big(1-e^{-(b-a)}\big)}_{\text{if }0<v<255},\qquad b-a=\tfrac{2}{255}e^{-s},$$
+#
+# because for $v=0$ the probability is $\sigma(b)$, and for $v=255$ it is $1-\sigma(a)=\sigma(-a)$. No threshold and no
+# approximation; with $-7\le s\le7$ (on an axis of length 2 the ends are a point and a plain) nothing over- or underflows
+# either, not even in float32.
+#
+# **The mixture.** Ten such logistics with weights $\pi_k$ for a pixel; within a component the three colours are chained
+# linearly, so that a mixture component is a colour, not three colours:
+#
+# $$P(r,g,b)=\sum_{k}\pi_k\,P_k(r)\,P_k(g\,|\,r)\,P_k(b\,|\,r,g),\qquad m^{g}_k+\alpha_k r,\quad m^{b}_k+\beta_k r+\gamma_k g .$$
+
+
+# %%
+MIXTURES = 10
+MIXTURE_CHANNELS = 10 * MIXTURES  # a weight, three means, three log scales and three coefficients for each component
+
+
+def mixture_parameters(raw: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Log weights (B, H, W, K), means, log scales and coefficients (B, H, W, 3, K), from a network's (B, 10 K, H, W)."""
+    raw = raw.permute(0, 2, 3, 1).unflatten(3, (10, MIXTURES))
+    raw = raw if raw.dtype == torch.float64 else raw.float()
+    return raw[..., 0, :].log_softmax(-1), raw[..., 1:4, :], raw[..., 4:7, :].clamp(-7, 7), raw[..., 7:, :].tanh()
+
+
+def chained_means(means: Tensor, coefficients: Tensor, x: Tensor) -> Tensor:
+    """Means (..., 3, K) of red, of green given red, of blue given both; x (..., 3, 1) has the colours in [-1, 1]."""
+    red, green = x[..., 0, :], x[..., 1, :]
+    first, second, third = coefficients.unbind(-2)
+    to_green, to_blue = first * red, second * red + third * green
+    return means + torch.stack([torch.zeros_like(to_green), to_green, to_blue], -2)
+
+
+def log_bin_probability(x: Tensor, means: Tensor, log_scales: Tensor) -> Tensor:
+    """log P of a byte under discretised logistics; x = v / 127.5 - 1, all of shapes that broadcast."""
+    inverse = torch.exp(-log_scales)
+    centred, half = (x - means) * inverse, inverse / 255
+    log_sum = F.logsigmoid(centred + half) * (x < 0.999) + F.logsigmoid(half - centred) * (x > -0.999)
+    return log_sum + torch.log(-torch.expm1(-2 * half)) * ((x > -0.999) & (x < 0.999))
+
+
+def mixture_nats(images: Tensor, raw: Tensor) -> Tensor:
+    """-log P of images (B, H, W, 3) of bytes under the mixture (B, 10 K, H, W), in nats, (B,)."""
+    log_weights, means, log_scales, coefficients = mixture_parameters(raw)
+    x = (images.to(means.dtype) / 127.5 - 1)[..., None]
+    log_components = log_bin_probability(x, chained_means(means, coefficients, x), log_scales).sum(-2) + log_weights
+    return -torch.logsumexp(log_components, -1).flatten(1).sum(1)
+
+
+def mixture_sample(raw: Tensor, uniform: Tensor) -> Tensor:
+    """Bytes (B, 3) as floats for one pixel each, from parameters (B, 10 K, 1, 1) and uniform numbers (B, 4) in (0, 1).
+
+    The first uniform number chooses the component, the others are pushed through the inverse logistic distributions; each
+    colour is rounded to its byte before the next one depends on it.
+    """
+    log_weights, means, log_scales, coefficients = (part[:, 0, 0] for part in mixture_parameters(raw))
+    chosen = (log_weights.exp().cumsum(-1) < uniform[:, :1]).sum(-1).clamp(max=MIXTURES - 1)
+    mean, log_scale, coefficient = (part[torch.arange(len(raw), device=raw.device), :, chosen]
+                                    for part in (means, log_scales, coefficients))
+    noise = torch.logit(uniform[:, 1:]) * log_scale.exp()
+    x = torch.zeros_like(mean)
+    for colour in range(3):
+        value = chained_means(mean[..., None], coefficient[..., None], x[..., None])[:, colour, 0] + noise[:, colour]
+        x[:, colour] = ((value + 1) * 127.5).round().clamp(0, 255) / 127.5 - 1
+    return ((x + 1) * 127.5).round()
+
+
+# %% [markdown]
+# **Checks** in float64: the probabilities of the 256 values of each colour, given the colours before it, sum to one; those of
+# the $256^2$ colours that share a red sum to that red's own; the gradients at 0 and 255 are finite even for extreme parameters;
+# and drawn bytes have the frequencies that the formula gives.
+
+# %%
+raw = 2 * torch.randn(1, MIXTURE_CHANNELS, 1, 1, generator=generator, dtype=torch.float64)
+log_weights, means, log_scales, coefficients = mixture_parameters(raw)
+values = torch.arange(256, dtype=torch.float64)
+x = (values / 127.5 - 1).reshape(256, 1, 1, 1, 1).expand(-1, 1, 1, 3, 1)
+log_bins = log_bin_probability(x, chained_means(means, coefficients, x[100:101]), log_scales)
+sum_error = float((log_bins.exp().sum(0) - 1).abs().max())
+
+every = torch.cartesian_prod(*[torch.arange(256)] * 2)
+total = sum(torch.exp(-mixture_nats(torch.cat([torch.full((len(every), 1), red), every], 1).reshape(1, -1, 1, 3).transpose(0, 1),
+                                    raw.float().expand(len(every), -1, -1, -1))).double().sum() for red in (0, 200))
+red_only = torch.logsumexp(log_bin_probability(x, means, log_scales)[..., 0, :] + log_weights, -1).flatten().exp()
+pair_error = abs(float(total) - float(red_only[[0, 200]].sum()))
+
+extreme = torch.tensor([-60.0, 60.0]).repeat(MIXTURE_CHANNELS // 2).reshape(1, -1, 1, 1).requires_grad_()
+for value in (0, 255):
+    mixture_nats(torch.full((1, 1, 1, 3), value, dtype=torch.uint8), extreme).sum().backward()
+assert torch.isfinite(extreme.grad).all()
+
+number = 50_000
+uniform = torch.rand(number, 4, generator=generator, dtype=torch.float64).clamp(1e-12, 1 - 1e-12)
+drawn = mixture_sample(raw.expand(number, -1, -1, -1), uniform)
+frequency = torch.bincount(drawn[:, 0].long(), minlength=256) / number
+deviation = float(((frequency - red_only).abs() / (red_only * (1 - red_only) / number).sqrt().clamp(min=1 / number)).max())
+assert sum_error < 1e-12 and pair_error < 1e-4 and deviation < 5
+print(f"256 values sum to one within {sum_error:.1e}, the colours with red 0 or 200 to their share within {pair_error:.1e}; "
+      f"{number} draws deviate from the probabilities by at most {deviation:.1f} standard errors")
+
+# %% [markdown]
+# ## C.2 A receptive field that is too small for the picture
+#
+# A PixelCNN that sees everything can model images without any code; then the cheapest posterior is the prior, and the KL falls
+# to zero. The lossy autoencoder (arXiv:1611.02731) turns this into a tool: whatever the decoder can predict from the few pixels
+# that it sees will *not* be in the code, because paying for it twice makes the bound worse; what is out of its sight must be. A
+# field of $7\times4$ pixels (seven wide, three rows above and the present one) can continue a texture or an edge, not place a
+# digit.
+#
+# Here the field is exact by construction: one masked convolution of type A sees it, all further layers are $1\times1$. They are
+# gated, $h+W\big(\tanh(a)\odot\sigma(b)\big)$, and the code enters each gate through features that the residual decoder of part
+# B paints on the $32\times32$ places. The prior of the code is part B's flow.
+#
+# **Free bits.** Early in training the neighbours explain an image better than an untrained code, and the KL collapses before
+# the decoder has learned to read. As in the paper, the training objective is $\mathrm{recon}+\max(\mathrm{KL},\lambda)$: below
+# $\lambda$ the code costs nothing. What is evaluated and reported is always the bound itself, with the whole KL.
+
+
+# %%
+class GatedPixel(nn.Module):
+    """h + W (tanh(a) * sigmoid(b)), where a and b come from h and from the features of the same place."""
+
+    def __init__(self, channels: int, features: int) -> None:
+        super().__init__()
+        self.inner, self.condition = nn.Conv2d(channels, 2 * channels, 1), nn.Conv2d(features, 2 * channels, 1, bias=False)
+        self.outer = nn.Conv2d(channels, channels, 1)
+
+    def forward(self, hidden: Tensor, features: Tensor) -> Tensor:
+        a, b = (self.inner(hidden) + self.condition(features)).chunk(2, dim=1)
+        return hidden + self.outer(torch.tanh(a) * torch.sigmoid(b))
+
+
+class PixelDecoder(nn.Module):
+    """A PixelCNN with a receptive field of one masked kernel, conditioned on features.
+
+    Args:
+        kernel: side of the masked kernel, odd: 7 sees 7 x 4 pixels less the present one and those to its right.
+        channels: of its layers.
+        features: channels of the features.
+        blocks: gated layers.
+
+    References: conditional PixelCNN, arXiv:1606.05328.
+    """
+
+    def __init__(self, kernel: int, channels: int, features: int, blocks: int) -> None:
+        super().__init__()
+        self.context = MaskedConv2d(3, channels, kernel, "A")
+        self.blocks = nn.ModuleList(GatedPixel(channels, features) for _ in range(blocks))
+        self.head = nn.Sequential(nn.ReLU(), nn.Conv2d(channels, MIXTURE_CHANNELS, 1))
+
+    def _mixture(self, hidden: Tensor, features: Tensor) -> Tensor:
+        for block in self.blocks:
+            hidden = block(hidden, features)
+        return self.head(hidden)
+
+    def forward(self, x: Tensor, features: Tensor) -> Tensor:
+        """Parameters of the mixture at each place, (B, 10 K, H, W), for x (B, 3, H, W) in [-1, 1] and features (B, F, H, W)."""
+        return self._mixture(self.context(x), features)
+
+    @torch.no_grad()
+    def sample(self, features: Tensor, uniform: Tensor) -> Tensor:
+        """Images (B, H, W, 3) of bytes, pixel by pixel; each step computes its own pixel only, from a crop of one kernel's size.
+
+        Args:
+            features: (B, F, H, W).
+            uniform: (B, 4, H, W) numbers in (0, 1).
+        """
+        number, _, height, width = features.shape
+        kernel, reach = self.context.kernel_size[0], self.context.kernel_size[0] // 2
+        padded = features.new_zeros(number, 3, height + 2 * reach, width + 2 * reach)
+        images = torch.zeros(number, height, width, 3, dtype=torch.uint8, device=features.device)
+        for row in range(height):
+            for column in range(width):
+                crop = padded[..., row : row + kernel, column : column + kernel]
+                raw = self._mixture(self.context.inside(crop), features[..., row : row + 1, column : column + 1])
+                values = mixture_sample(raw, uniform[..., row, column])
+                padded[..., row + reach, column + reach] = values / 127.5 - 1
+                images[:, row, column] = values.to(torch.uint8)
+        return images
+
+
+class LossyVAE(nn.Module):
+    """A VAE whose decoder is a PixelCNN of limited sight; flow prior over a code (latents, 8, 8).
+
+    Args:
+        kernel: of the PixelDecoder.
+        width, blocks: of the residual encoder and decoder.
+        latents: channels of the code.
+        channels: of the PixelDecoder and of its features.
+        free: bits per dimension of KL that the training objective does not charge.
+    """
+
+    def __init__(self, kernel: int, width: int, blocks: int, latents: int, channels: int, free: float) -> None:
+        super().__init__()
+        self.latents, self.free, self.prior = latents, free, FlowPrior(latents)
+        self.encoder = residual_encoder(width, blocks, 2 * latents)
+        self.painter = residual_decoder(width, blocks, latents, channels)
+        self.pixels = PixelDecoder(kernel, channels, channels, 3)
+
+    def posterior(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and log standard deviation of q(z|x), (B, latents, 8, 8) each, for x in [-1, 1]."""
+        mean, raw = self.encoder(x).float().chunk(2, dim=1)
+        return mean, torch.tanh(raw)
+
+    def paint(self, z: Tensor) -> Tensor:
+        """Features (B, channels, 32, 32) of a code."""
+        return self.painter(z.contiguous(memory_format=torch.channels_last))
+
+    def forward(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        """The training objective, recon, KL and the bound in bits per dimension, (4,), averaged over images.
+
+        Args:
+            images: (B, 32, 32, 3) bytes.
+            generator: of the noise of codes.
+        """
+        x = to_signed(images)
+        mean, log_std = self.posterior(x)
+        noise = torch.randn(mean.shape, generator=generator, device=x.device)
+        z = mean + log_std.exp() * noise
+        recon = mixture_nats(images, self.pixels(x, self.paint(z))).mean() * BITS
+        kl = (-normal_nats(z, mean, log_std) - self.prior.log_prob(z)).mean() * BITS
+        return torch.stack([recon + kl.clamp(min=self.free), recon, kl, recon + kl])
+
+
+# %% [markdown]
+# **Checks** in float64: what a pixel's distribution depends on, by gradients, for both fields; sampling with crops against
+# sampling with a whole pass a pixel.
+
+
+# %%
+@torch.no_grad()
+def sample_by_full_passes(decoder: PixelDecoder, features: Tensor, uniform: Tensor) -> Tensor:
+    """The plain sampler of a PixelDecoder: one pass over the whole image for each pixel, of which one place is kept."""
+    number, _, height, width = features.shape
+    x = features.new_zeros(number, 3, height, width)
+    for row in range(height):
+        for column in range(width):
+            raw = decoder(x, features)[..., row : row + 1, column : column + 1]
+            x[..., row, column] = mixture_sample(raw, uniform[..., row, column]) / 127.5 - 1
+    return ((x + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1)
+
+
+with torch.random.fork_rng(devices=[]):
+    torch.manual_seed(0)
+    decoders = {kernel: PixelDecoder(kernel, 8, 4, 2).double() for kernel in (7, 3)}
+probe = torch.randn(1, 3, 12, 12, generator=generator, dtype=torch.float64).requires_grad_()
+features = torch.randn(2, 4, 12, 12, generator=generator, dtype=torch.float64)
+uniform = torch.rand(2, 4, 12, 12, generator=generator, dtype=torch.float64).clamp(1e-9, 1 - 1e-9)
+for kernel, decoder in decoders.items():
+    reach = kernel // 2
+    view = seen_from(decoder(probe, features[:1]), probe, 6, 6)
+    rows, columns = view.nonzero()
+    assert (rows.min(), rows.max(), columns.min(), columns.max()) == (6 - reach, 6, 6 - reach, 6 + reach)
+    assert view.sum() == reach * kernel + reach and not view[6, 6:].any()
+    quick, plain = decoder.sample(features, uniform), sample_by_full_passes(decoder, features, uniform)
+    assert torch.equal(quick, plain)
+    print(f"kernel {kernel}: a pixel depends on {view.sum()} others, in a field of {kernel} x {reach + 1}; "
+          "crops and full passes draw equal images")
+
+# %% [markdown]
+# ## C.3 Two fields, one budget
+#
+# The same VAE is trained twice, with fields of $7\times4$ and of $3\times2$, for the same number of updates. The smaller one
+# sees less, so more has to come through the code.
+
+
+# %%
+@torch.no_grad()
+def lossy_pictures(model: LossyVAE, test: Tensor, seed: int) -> dict[str, np.ndarray]:
+    """Pictures of a LossyVAE, uint8 (N, 32, 32, 3).
+
+    Args:
+        model: trained.
+        test: (N, 32, 32, 3) uint8 test images, at least 10.
+        seed: of the noise.
+
+    Returns:
+        samples: 50 from the prior; decoded: for each of 10 test images the image itself and then 6 decodings of one draw of
+        its code, (70, ...).
+    """
+    device, generator = next(model.parameters()).device, torch.Generator().manual_seed(seed)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator).to(device)
+
+    drawn = model.prior.inverse(normal(50, model.latents, 8, 8))
+    mean, log_std = model.posterior(to_signed(test[:10].to(device)))
+    z = torch.cat([drawn, (mean + log_std.exp() * normal(*mean.shape)).repeat_interleave(6, 0)])
+    uniform = torch.rand(len(z), 4, 32, 32, generator=generator).clamp(1e-6, 1 - 1e-6).to(device)
+    images = model.pixels.sample(model.paint(z).float(), uniform).cpu().numpy()
+    decoded = images[50:].reshape(10, 6, 32, 32, 3)
+    return {"samples": images[:50], "decoded": np.concatenate([test[:10].numpy()[:, None], decoded], 1).reshape(-1, 32, 32, 3)}
+
+
+def train_lossy(run: Run, dataset: str, limit: dict[str, int] | None, width: int, blocks: int, latents: int, channels: int,
+                free: float, epochs: int, batch_size: int, learning_rate: float, evaluate_every: int, evaluated: int) -> Outcome:
+    """The bonus: a LossyVAE with a field of 7 x 4 and one of 3 x 2, with equal numbers of updates.
+
+    Args:
+        run: the run; each of the two trainings gets half of its time.
+        dataset: name of the images.
+        limit: split -> at most so many images, or None.
+        width, blocks, latents, channels, free: see :class:`LossyVAE`.
+        epochs, batch_size, learning_rate, evaluate_every, evaluated: see :func:`train_in_bits`.
+    """
+    data, train, test = load_splits(dataset, limit)
+    splits, values, arrays, histories = three_splits(train, test), {}, {}, []
+    for kernel, name in ((7, ""), (3, "_small_field")):
+        model = seeded(lambda kernel=kernel: LossyVAE(kernel, width, blocks, latents, channels, free), run.seed_for("weights"))
+        averaged, history = train_in_bits(
+            run, model, splits, stage=f"kernel_{kernel}", epochs=epochs, batch_size=batch_size, learning_rate=learning_rate,
+            evaluate_every=evaluate_every, evaluated=evaluated, at_most=histories[0].done if histories else None,
+            time_budget=run.time_budget and run.time_budget / 2 if not histories else None)
+        histories.append(history)
+        _, recon, kl, bound = mean_bits(averaged, test, seed=run.seed_for("evaluation"),
+                                        precision=settings.half_precision(settings.device())).tolist()
+        values |= {f"test_bpd{name}": bound, f"kl{name}": kl / BITS, f"recon_bpd{name}": recon}
+        pictures = lossy_pictures(averaged, test, run.seed_for("samples"))
+        arrays |= {f"train_terms{name}": history.terms.astype(np.float32), f"looks{name}": history.evaluations.astype(np.float32),
+                   f"steps{name}": history.evaluation_steps, **{f"{kind}{name}": images for kind, images in pictures.items()}}
+    sizes = data.describe() | {"sizes": {split: len(images) for split, images in splits.items()}}
+    return Outcome(values, arrays, sizes, (sum(h.done for h in histories), sum(h.planned for h in histories), "updates"),
+                   [run.seed], 0, sum(h.seconds for h in histories),
+                   {"fields": {"": "7 x 4", "small_field": "3 x 2"}, "kl": "nats an image, one draw each"})
+
+
+# %%
+PART_C = {"b19_3_bonus": {
+    "dataset": HOUSE_NUMBERS, "limit": LIMIT, "width": settings.choose(smoke=16, quick=32, full=128),
+    "blocks": settings.choose(smoke=1, quick=1, full=2), "latents": 4,
+    "channels": settings.choose(smoke=8, quick=32, full=64), "free": 0.02,
+    "epochs": settings.choose(smoke=1, quick=2, full=20), "batch_size": 32, "learning_rate": 5e-4,
+    "evaluate_every": settings.choose(smoke=3, quick=20, full=200), "evaluated": settings.choose(smoke=32, quick=128, full=512),
+}}
+
+lossy = attempt("b19_3_bonus", train_lossy, PART_C["b19_3_bonus"])
+
+# %%
+FIELDS = {"": "7 x 4", "_small_field": "3 x 2"}
+
+if lossy is not None:
+    arrays = lossy.arrays
+    figure, axes = plt.subplots(1, 2, figsize=(7, 2.6))
+    for (suffix, field), colour in zip(FIELDS.items(), (plotting.BLUE, plotting.VERMILION), strict=True):
+        looks, minibatches = arrays[f"looks{suffix}"][:, 2], arrays[f"train_terms{suffix}"]
+        smooth = max(1, len(minibatches) // 100)
+        minibatches = minibatches[: len(minibatches) // smooth * smooth].reshape(-1, smooth, minibatches.shape[1]).mean(1)
+        for axis, term, scale in zip(axes, (3, 2), (1.0, 1 / BITS), strict=True):
+            axis.plot(arrays[f"steps{suffix}"], scale * looks[:, term], color=colour, marker="o", markersize=2.5,
+                      label=f"field {field}, test")
+            axis.plot((np.arange(len(minibatches)) + 0.5) * smooth, scale * minibatches[:, term], color=colour, alpha=0.3,
+                      linewidth=0.8)
+    plotting.focus(axes[0], *(arrays[f"looks{suffix}"][1:, 2, 3] for suffix in FIELDS), skip=0.0)
+    plotting.focus(axes[1], *(arrays[f"looks{suffix}"][:, 2, 2] / BITS for suffix in FIELDS), skip=0.0, margin=0.3)
+    axes[1].axhline(PART_C["b19_3_bonus"]["free"] / BITS, color=plotting.BLACK, linestyle="--", linewidth=0.9, label="free bits")
+    axes[0].set(xlabel="updates", ylabel="bits per dimension", title="bound")
+    axes[1].set(xlabel="updates", ylabel="nats an image", title="KL")
+    axes[0].legend(fontsize=8)
+    axes[1].legend(fontsize=8)
+    plotting.title(figure, "PixelCNN decoder with a limited field", lossy)
+    suite.figure(figure, "b19_3_train_plot.png", lossy)
+    grids = [(f"field {field}", arrays[f"samples{suffix}"][:30]) for suffix, field in FIELDS.items()]
+    suite.figure(grid_figure("PixelCNN decoder with a limited field: samples", *grids, of=(lossy,)), "b19_3_samples.png", lossy)
+    grids = [(f"field {field}: test image, then six decodings of one code", arrays[f"decoded{suffix}"][:42])
+             for suffix, field in FIELDS.items()]
+    figure = grid_figure("one code, decoded several times (two test images a row)", *grids, of=(lossy,), columns=14, width=4.4)
+    suite.figure(figure, "b19_3_lossy_reconstructions.png", lossy)
+    tables.show_results(lossy)
+
+# %%
+if lossy is not None:
+    for suffix, field in FIELDS.items():
+        decoded = lossy.arrays[f"decoded{suffix}"].reshape(10, 7, 32, 32, 3)[:, 1:].astype(np.float64)
+        blocks = decoded.reshape(10, 6, 4, 8, 4, 8, 3).mean((3, 5))
+        shares = [1 - parts.var(1, ddof=1).mean() / parts.reshape(60, *parts.shape[2:]).var(0, ddof=1).mean()
+                  for parts in (blocks, decoded)]
+        print(f"field {field}: KL {lossy.metrics[f'kl{suffix}']:.1f} nats an image, bound "
+              f"{lossy.metrics[f'test_bpd{suffix}']:.3f} bits/dim; the code fixes {shares[0]:.0%} of the variance of blocks of "
+              f"8 x 8 pixels, {shares[1]:.0%} of that of single pixels")
+    difference = lossy.metrics["kl_small_field"] - lossy.metrics["kl"]
+    print(f"the smaller field's code carries {difference:+.1f} nats")
+
+# %% [markdown]
+# **What the code keeps.** Decodings of one code share what the code says; the rest is drawn anew each time. Were the code
+# unused, decodings of one code would differ as much as those of different codes, and the shares above would be zero; a code
+# that fixed everything would give 100%. A lossy code fixes the coarse picture and leaves texture to the decoder: the first
+# share is above the second.
+#
+# **Two fields.** Averaged over images, a code is worth its price exactly as far as it says what the visible neighbours do not.
+# A field of $3\times2$ leaves more unsaid than one of $7\times4$, so in the long run its KL is the larger one, and its bound
+# the worse, since a code is a more expensive way to say it. After few updates both may still rest on the free bits (dashed):
+# the figure tells whether they do.
+
+# %%
+# On Colab: one zip of results and figures to download.
+colab.pack()
