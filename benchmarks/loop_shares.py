@@ -88,7 +88,7 @@ def shares(record: records.Record, seconds: float) -> dict:
             history = timed("fit", training.fit)(update, batches, steps=options["steps"], seed=options["seed"],
                                                  time_budget=seconds)
         finally:
-            update_type.__call__ = original_call
+            update_type.__call__, batches.at = original_call, original_at
             for hook in hooks:
                 hook.remove()
         found["steps_per_second"] = history.done / spent["fit"]
