@@ -125,6 +125,11 @@ class Record:
             parts.append(f"on {dataset['name']}, a stand-in for {dataset['stands_for']}")
         if not self.complete:
             parts.append(f"{budget['done']:,} of {budget['planned']:,} {budget['unit']}")
+        from helpers import tables
+
+        epochs, theirs = self.content["config"].get("epochs"), tables.sheet_epochs(self.id)
+        if self.content["profile"] == "full" and epochs and theirs and epochs < theirs:
+            parts.append(f"{epochs} epochs, the sheet {theirs}")
         if self.content["profile"] != "full":
             parts.append(f"{self.content['profile']} profile")
         return "; ".join(parts)

@@ -27,6 +27,11 @@ def asked(run_id: str) -> dict:
     raise KeyError(f"deliverables.toml has no run {run_id!r}")
 
 
+def sheet_epochs(run_id: str) -> int | None:
+    """The epochs that the sheet or its course trains a run for, where ``deliverables.toml`` says so."""
+    return next((entry.get("epochs") for entry in deliverables()["run"] if entry["id"] == run_id), None)
+
+
 def number(value: float | None, digits: int = 4) -> str:
     """A number for a table, with a power of ten where the digits would show too little of it; a dash for none."""
     if value is None:
