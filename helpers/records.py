@@ -7,11 +7,9 @@ one, else trains (going on from a checkpoint if there is one) and writes it. ``r
 
 from __future__ import annotations
 
-import fnmatch
 import hashlib
 import io
 import json
-import os
 import platform
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -166,9 +164,7 @@ class Suite:
         config = json.loads(json.dumps(dict(config or {})))
         source = source_digest(function.__name__, read_source(self.source_path))
         path = self.results / f"{run_id}.json"
-        wanted = [pattern.strip() for pattern in os.environ.get("SUITE_RETRAIN", "").split(",")]
-        again = any(fnmatch.fnmatch(run_id, pattern) for pattern in wanted)
-        if path.exists() and not again:
+        if path.exists() and not settings.asked_again(run_id):
             record = Record(path)
             if (record["config"], record["profile"], record["seed"]) == (config, self.profile, seed):
                 stale = "" if record["source"] == source else " (STALE: the code has changed since)"
@@ -184,6 +180,20 @@ class Suite:
                 left_over.unlink()
         print(f"{run_id}: done, {record.describe()}")
         return record
+
+    def attempt(self, run_id: str, function: Callable[..., Outcome], config: Mapping | None = None) -> Record | None:
+        """The record of a long run as :meth:`run` gives it; or None, and a sentence, where nobody granted it a CPU's hours.
+
+        It is made on a GPU, under the small profiles, within ``SUITE_MINUTES``, or when ``SUITE_RETRAIN`` names it.
+        """
+        there, wanted = load(run_id), (json.loads(json.dumps(dict(config or {}))), self.profile)
+        recorded = there is not None and (there["config"], there["profile"]) == wanted
+        granted = settings.time_budget_seconds() is not None or settings.asked_again(run_id)
+        if recorded or granted or self.profile != "full" or settings.device().type == "cuda":
+            return self.run(run_id, function, config)
+        print(f"{run_id}: not recorded yet, and without a GPU not trained unasked; to give it 90 minutes of this CPU: "
+              f"SUITE_PROFILE=full SUITE_MINUTES=90 python notebooks/{self.notebook}.py")
+        return None
 
     def figure(self, figure, name: str, *records: Record) -> None:
         """Save a figure under ``figures/``, show it in the notebook, and note its digest in the records behind it."""

@@ -2,26 +2,29 @@
 
 Environment variables (all optional):
 
-=================== =====================================================================================
-``SUITE_PROFILE``   ``smoke``, ``quick`` or ``full``; by default ``full`` with a GPU and ``quick`` without
-``SUITE_DATA``      folder of downloads and decoded caches; by default ``data/`` in the project
-``SUITE_OUTPUT``    folder that gets ``results/``, ``figures/`` and ``notebooks/``; by default the project
-                    for ``full`` and ``build/<profile>/`` for the smaller profiles
-``SUITE_DEVICE``    ``cpu``, ``cuda`` or ``cuda:N``; by default a GPU where there is one
-``SUITE_RETRAIN``   run ids (comma separated, ``*`` allowed) to train although a record exists
-``SUITE_MINUTES``   time budget of one run; a run that hits it stops at a checkpoint and its record says so
-``SUITE_PROGRESS``  ``off`` turns progress bars off
-=================== =====================================================================================
+======================= ==========================================================================================
+``SUITE_PROFILE``       ``smoke``, ``quick`` or ``full``; by default ``full`` with a GPU and ``quick`` without
+``SUITE_DATA``          folder of downloads and decoded caches; by default ``data/`` in the project
+``SUITE_OUTPUT``        folder that gets ``results/``, ``figures/`` and ``notebooks/``; by default the project
+                        for ``full`` and ``build/<profile>/`` for the smaller profiles
+``SUITE_DEVICE``        ``cpu``, ``cuda`` or ``cuda:N``; by default a GPU where there is one
+``SUITE_HOUSE_NUMBERS`` ``svhn`` to download the photographs, or ``street_digits``, the default, drawn in their place
+``SUITE_RETRAIN``       run ids (comma separated, ``*`` allowed) to train although a record exists
+``SUITE_MINUTES``       time budget of one run; a run that hits it stops at a checkpoint and its record says so
+``SUITE_PROGRESS``      ``off`` turns progress bars off
+======================= ==========================================================================================
 """
 
 from __future__ import annotations
 
 import ctypes
+import fnmatch
 import os
 import sys
 from pathlib import Path
 
 PROJECT_ROOT = Path(__file__).resolve().parent.parent
+HOUSE_NUMBERS = ("street_digits", "svhn")
 PROFILES = ("smoke", "quick", "full")  # from smallest to largest; a smaller one never overwrites a larger one's results
 
 
@@ -91,6 +94,20 @@ def device():
     if name not in known and not (name == "cuda" and len(known) > 1):
         raise SettingError(f"SUITE_DEVICE={name!r} is not on this machine; the devices are {', '.join(known)}")
     return torch.device(name)
+
+
+def house_numbers() -> str:
+    """The data set of the questions that ask for SVHN: by default its stand-in, which needs no download."""
+    name = os.environ.get("SUITE_HOUSE_NUMBERS") or HOUSE_NUMBERS[0]
+    if name not in HOUSE_NUMBERS:
+        raise SettingError(f"SUITE_HOUSE_NUMBERS={name!r} is unknown; the house numbers are {', '.join(HOUSE_NUMBERS)}")
+    return name
+
+
+def asked_again(run_id: str) -> bool:
+    """Whether a run is to be trained although it has a record."""
+    patterns = os.environ.get("SUITE_RETRAIN", "").split(",")
+    return any(fnmatch.fnmatch(run_id, pattern.strip()) for pattern in patterns)
 
 
 def show_progress() -> bool:

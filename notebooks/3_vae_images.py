@@ -50,9 +50,7 @@ from helpers import colab
 colab.prepare()
 
 # %%
-import json
 import math
-import os
 from collections.abc import Callable
 from itertools import pairwise
 
@@ -81,7 +79,7 @@ print(f"profile: {suite.profile}")
 
 # %%
 PIXELS = 3 * 32 * 32  # numbers in an image
-HOUSE_NUMBERS = os.environ.get("SUITE_HOUSE_NUMBERS", "street_digits")  # dataset 1: "svhn" where it can be downloaded
+HOUSE_NUMBERS = settings.house_numbers()  # dataset 1: SUITE_HOUSE_NUMBERS=svhn where it can be downloaded
 PHOTOGRAPHS = settings.choose(smoke="photo_patches", quick="photo_patches", full="cifar10")  # dataset 2
 LIMIT = settings.choose(smoke={"train": 160, "test": 64}, quick={"train": 1500, "test": 300}, full=None)
 
@@ -572,17 +570,7 @@ PART_A = {
 }
 
 
-def attempt(run_id: str, function: Callable[..., Outcome], config: dict) -> records.Record | None:
-    """The record of a run; or None, and a sentence, where making it would take a CPU longer than anybody has granted."""
-    there = records.load(run_id)
-    recorded = there is not None and (there["config"], there["profile"]) == (json.loads(json.dumps(config)), suite.profile)
-    if recorded or suite.profile != "full" or settings.device().type == "cuda" or settings.time_budget_seconds() is not None:
-        return suite.run(run_id, function, config)
-    print(f"{run_id}: not recorded yet, and without a GPU not trained here; with SUITE_MINUTES=30 it gets 30 minutes of this CPU")
-    return None
-
-
-vaes = {run_id: record for run_id, config in PART_A.items() if (record := attempt(run_id, train_on_dataset, config)) is not None}
+vaes = {run_id: record for run_id, config in PART_A.items() if (record := suite.attempt(run_id, train_on_dataset, config)) is not None}
 
 
 # %%
@@ -1192,7 +1180,7 @@ RESIDUAL = {
 PART_B = {"b19_2a": {"prior": "normal", **RESIDUAL}, "b19_2b": {"prior": "flow", "as_far_as": "b19_2a", **RESIDUAL}}
 pair = {}
 for run_id, config in PART_B.items():
-    if (record := attempt(run_id, train_residual, config)) is not None:
+    if (record := suite.attempt(run_id, train_residual, config)) is not None:
         pair[run_id] = record
 
 
@@ -1650,7 +1638,7 @@ PART_C = {"b19_3_bonus": {
     "evaluate_every": settings.choose(smoke=3, quick=20, full=200), "evaluated": settings.choose(smoke=32, quick=128, full=512),
 }}
 
-lossy = attempt("b19_3_bonus", train_lossy, PART_C["b19_3_bonus"])
+lossy = suite.attempt("b19_3_bonus", train_lossy, PART_C["b19_3_bonus"])
 
 # %%
 FIELDS = {"": "7 x 4", "_small_field": "3 x 2"}

@@ -53,7 +53,6 @@ colab.prepare()
 # %%
 import copy
 import hashlib
-import json
 import math
 import os
 import time
@@ -1181,19 +1180,9 @@ def load_extractor(device: torch.device) -> Extractor:
 
 
 # %%
-def affordable(run_id: str, function: Callable[..., Outcome], config: dict) -> records.Record | None:
-    """The record of a run; or None, and a sentence, where making it would take a CPU days that nobody has granted."""
-    there = records.load(run_id)
-    recorded = there is not None and (there["config"], there["profile"]) == (json.loads(json.dumps(config)), suite.profile)
-    if recorded or suite.profile != "full" or settings.device().type == "cuda" or settings.time_budget_seconds() is not None:
-        return suite.run(run_id, function, config)
-    print(f"{run_id}: not recorded yet, and without a GPU not trained here")
-    return None
-
-
 DATASET = settings.choose(smoke="photo_patches", quick="photo_patches", full="cifar10")
 LIMIT = settings.choose(smoke={"train": 256, "test": 128}, quick={"train": 2000, "test": 500}, full=None)
-smallnet = affordable("cifar10_smallnet", train_smallnet, {
+smallnet = suite.attempt("cifar10_smallnet", train_smallnet, {
     "dataset": DATASET, "limit": LIMIT, "epochs": settings.choose(smoke=1, quick=2, full=20),
     "batch_size": settings.choose(smoke=64, quick=250, full=250), "learning_rate": 4e-3})
 if smallnet is not None:
@@ -1375,7 +1364,7 @@ PLAN = {
 }
 gans = {}
 for run_id, (metric, regulariser, coefficient) in CIFAR_RUNS.items():
-    record = affordable(run_id, train_gan, {"metric": metric, "regulariser": regulariser, "coefficient": coefficient, **PLAN})
+    record = suite.attempt(run_id, train_gan, {"metric": metric, "regulariser": regulariser, "coefficient": coefficient, **PLAN})
     if record is not None:
         gans[run_id] = record
 if len(gans) < len(CIFAR_RUNS):

@@ -160,11 +160,3 @@ def test_a_gan_trains_evaluates_and_says_what_it_measured(notebook, monkeypatch)
     first = record.content["metrics"]
     monkeypatch.setenv("SUITE_RETRAIN", "*")
     assert suite.run("cifar10_w1_3", notebook.train_gan, config).content["metrics"] == first  # bit for bit on a CPU
-
-
-def test_a_cpu_starts_no_full_run_on_its_own(notebook, monkeypatch, capsys):
-    monkeypatch.setenv("SUITE_PROFILE", "full")
-    monkeypatch.setattr(settings, "device", lambda: CPU)
-    monkeypatch.setattr(notebook, "suite", records.Suite("6_gan_critics"), raising=False)
-    assert notebook.affordable("cifar10_jsd_1", notebook.train_gan, {"metric": "jsd"}) is None
-    assert "not recorded yet" in capsys.readouterr().out

@@ -7,6 +7,7 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 
 from helpers import files, records, settings
 from helpers.records import Record, RecordError, Suite
@@ -62,6 +63,24 @@ def test_another_configuration_and_a_request_by_name_train_again(project, monkey
     monkeypatch.setenv("SUITE_RETRAIN", "beta,al*")
     Suite("9_test").run("alpha", train, {"value": 3.0})
     assert calls == [1.0, 3.0, 3.0]
+
+
+def test_a_cpu_starts_a_long_full_run_only_when_somebody_granted_it(project, monkeypatch, capsys):
+    _, train, calls = project
+    monkeypatch.setenv("SUITE_PROFILE", "full")
+    monkeypatch.setattr(settings, "device", lambda: torch.device("cpu"))
+    assert Suite("9_test").attempt("alpha", train, {"value": 1.0}) is None
+    assert "alpha: not recorded yet" in capsys.readouterr().out
+    for name, value in (("SUITE_MINUTES", "5"), ("SUITE_RETRAIN", "alpha")):
+        with monkeypatch.context() as granted:
+            granted.setenv(name, value)
+            assert Suite("9_test").attempt("alpha", train, {"value": calls[-1] + 1 if calls else 1.0}).id == "alpha"
+    assert calls == [1.0, 2.0]
+    assert Suite("9_test").attempt("alpha", train, {"value": 2.0}).metrics  # a record is shown without being asked for
+    assert Suite("9_test").attempt("alpha", train, {"value": 1.0}) is None  # one of another configuration is not
+    monkeypatch.setattr(settings, "device", lambda: torch.device("cuda"))
+    monkeypatch.setattr(records, "environment", lambda: {"device": "a GPU"})
+    assert Suite("9_test").attempt("beta", train, {"value": 3.0}).id == "beta"
 
 
 def test_editing_code_makes_a_record_stale_and_editing_prose_does_not(project, capsys):
