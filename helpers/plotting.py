@@ -35,17 +35,27 @@ plt.rcParams.update({
 
 def save(figure: Figure, path: Path) -> None:
     """Write a figure as PNG (the same bytes for the same figure), show it in a notebook, and close it."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", metadata={"Software": None})
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png", metadata={"Software": None})
+    write_atomically(path, lambda stream: stream.write(picture.getvalue()))
+    _show_in_notebook(figure, picture)
     plt.close(figure)
-    write_atomically(path, lambda stream: stream.write(buffer.getvalue()))
+
+
+def _show_in_notebook(figure: Figure, picture: io.BytesIO) -> None:
+    """Show a figure as the PNG that it is, or as JPEG where that is much smaller: photographs would swell a saved notebook."""
     try:
         from IPython import get_ipython
         from IPython.display import Image, display
     except ImportError:
         return
-    if get_ipython() is not None:
-        display(Image(buffer.getvalue()), metadata={"image/png": {"width": int(figure.get_figwidth() * 100)}})
+    if get_ipython() is None:
+        return
+    photograph = io.BytesIO()
+    figure.savefig(photograph, format="jpeg", pil_kwargs={"quality": 90, "subsampling": 0})
+    smaller = 3 * len(photograph.getvalue()) < 2 * len(picture.getvalue())
+    kind, shown = ("jpeg", photograph) if smaller else ("png", picture)
+    display(Image(shown.getvalue()), metadata={f"image/{kind}": {"width": int(figure.get_figwidth() * 100)}})
 
 
 def title(figure: Figure, text: str, *records) -> None:

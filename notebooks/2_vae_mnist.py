@@ -1629,8 +1629,8 @@ for prefix, name in (("plain_", "plain"), ("", f"{flow['facts']['length']} layer
 # trained together with a Gaussian $q$: the decoder has learned to have posteriors that a Gaussian fits. A flow with a
 # weight matrix a layer (inverse autoregressive, arXiv:1606.04934; Sylvester, arXiv:1803.05649) reaches all directions at once.
 #
-# Why more layers do not even come out equal, although with $u=0$ they are the plain VAE and training starts there: the best bound
-# of a flow cannot be worse, so what is lost is lost in training. The KL term of the plain VAE is exact; what the layers change of it
+# If more layers come out *worse*, although with $u=0$ they are the plain VAE and training starts there, then what is lost is lost
+# in training, for the best bound of a flow cannot be worse. The KL term of the plain VAE is exact; what the layers change of it
 # is known from one draw only, and its gradient reaches the encoder through every layer, with noise that grows with their number.
 
 # %% [markdown]

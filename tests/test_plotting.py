@@ -1,0 +1,77 @@
+"""Plotting: figures that are the same bytes each time, pictures in their places, and what a notebook embeds."""
+
+import IPython
+import IPython.display
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+
+from helpers import plotting
+
+
+class Noted:
+    """A record, as far as a title looks at it."""
+
+    def __init__(self, remark: str) -> None:
+        self.remark = remark
+
+
+@pytest.fixture
+def shown(monkeypatch):
+    """What a figure hands to the notebook."""
+    images = []
+    monkeypatch.setattr(IPython, "get_ipython", lambda: object())
+    monkeypatch.setattr(IPython.display, "display", lambda image, metadata: images.append((image.data, metadata)))
+    return images
+
+
+def draw_line():
+    figure, axis = plt.subplots(figsize=(3, 2))
+    axis.plot([0, 1, 4, 9])
+    return figure
+
+
+def draw_photograph():
+    """Smooth colours with a little noise, an image pixel for each of the figure's."""
+    figure = plt.figure(figsize=(2, 2), layout="none")
+    across, down = np.meshgrid(*[np.linspace(0, 0.8, round(2 * plt.rcParams["savefig.dpi"]))] * 2)
+    noise = np.random.default_rng(0).uniform(0, 0.02, (*across.shape, 3))
+    plotting.show_image(figure.add_axes((0, 0, 1, 1)), np.stack([across, down, (across + down) / 2], -1) + noise)
+    return figure
+
+
+def test_the_same_figure_gives_the_same_bytes_and_leaves_no_window(tmp_path):
+    for name in ("one.png", "two.png"):
+        plotting.save(draw_line(), tmp_path / name)
+    assert (tmp_path / "one.png").read_bytes() == (tmp_path / "two.png").read_bytes()
+    assert plt.get_fignums() == []
+
+
+def test_a_notebook_gets_a_drawing_as_it_is_and_a_photograph_small(tmp_path, shown):
+    plotting.save(draw_line(), tmp_path / "line.png")
+    plotting.save(draw_photograph(), tmp_path / "photograph.png")
+    (line, line_metadata), (photograph, photograph_metadata) = shown
+    assert line == (tmp_path / "line.png").read_bytes()
+    assert line_metadata == {"image/png": {"width": 300}}
+    assert photograph.startswith(b"\xff\xd8")  # JPEG, while the file is PNG
+    assert (tmp_path / "photograph.png").read_bytes().startswith(b"\x89PNG")
+    assert photograph_metadata == {"image/jpeg": {"width": 200}}
+    assert 3 * len(photograph) < 2 * (tmp_path / "photograph.png").stat().st_size
+
+
+def test_tiles_stand_row_by_row_with_a_gap():
+    images = np.arange(3, dtype=np.uint8)[:, None, None, None].repeat(2, 1).repeat(4, 2).repeat(3, 3) * 51  # (3, 2, 4, 3)
+    picture = plotting.tile(images, 2, gap=1)
+    assert picture.shape == (2 * 2 + 1, 2 * 4 + 1, 3)
+    assert (picture[:2, :4] == 0.0).all()
+    assert np.allclose(picture[:2, 5:], 0.2)
+    assert np.allclose(picture[3:, :4], 0.4)
+    assert (picture[2] == 1.0).all()  # the gap
+    assert (picture[3:, 5:] == 1.0).all()  # no fourth image
+
+
+def test_a_title_says_each_remark_once():
+    figure = plt.figure()
+    plotting.title(figure, "samples", Noted("stand-in for svhn"), Noted(""), Noted("stand-in for svhn"), Noted("8 epochs"))
+    assert figure.get_suptitle() == "samples\nstand-in for svhn\n8 epochs"
+    plt.close(figure)
