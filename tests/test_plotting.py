@@ -32,11 +32,11 @@ def draw_line():
 
 
 def draw_photograph():
-    """Smooth colours with a little noise, an image pixel for each of the figure's."""
-    figure = plt.figure(figsize=(2, 2), layout="none")
+    """Smooth colours with a little noise."""
+    figure, axis = plt.subplots(figsize=(2, 2))
     across, down = np.meshgrid(*[np.linspace(0, 0.8, round(2 * plt.rcParams["savefig.dpi"]))] * 2)
     noise = np.random.default_rng(0).uniform(0, 0.02, (*across.shape, 3))
-    plotting.show_image(figure.add_axes((0, 0, 1, 1)), np.stack([across, down, (across + down) / 2], -1) + noise)
+    plotting.show_image(axis, np.stack([across, down, (across + down) / 2], -1) + noise)
     return figure
 
 
