@@ -139,7 +139,10 @@ def fit(update, batches: Batches, *, steps: int, seed: int, checkpoint: Checkpoi
     saved = checkpoint.load(batches.tensors[0].device) if checkpoint else None
     if saved is not None:
         update.load_state_dict(saved["update"])
-        noise.set_state(saved["noise"].cpu())
+        if len(saved["noise"]) == len(noise.get_state()):
+            noise.set_state(saved["noise"].cpu())
+        else:  # saved on another kind of device, whose generator is another one: the noise starts a stream of its own
+            noise.manual_seed((seed + saved["loop"]["step"]) % 2**63)
         state, best_state = saved["loop"], saved["best_state"]
         if saved["terms"] is not None:
             terms = torch.empty((steps, *saved["terms"].shape[1:]), device=saved["terms"].device)

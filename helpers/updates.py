@@ -48,9 +48,7 @@ class GradientUpdate:
         self.scaler = torch.amp.GradScaler(self.device_type) if precision == "float16" else None
         self.first, self.graphs = None, {}
         self.captured = captured and self.device_type == "cuda" and self.scaler is None
-        if self.captured:
-            for group in optimizer.param_groups:  # the recorded step reads the rate from the device
-                group["lr"], group["capturable"] = torch.tensor(group["lr"], device=self.parameters[0].device), True
+        self._place_rates()
 
     def __call__(self, batch, step: int, generator: torch.Generator) -> Tensor:
         if self.schedule is not None:
@@ -87,6 +85,15 @@ class GradientUpdate:
             self.average.update(self.model)
         return terms.detach()
 
+    def _place_rates(self) -> None:
+        """Keep the rates where the steps read them: recorded steps on the device, others in Python."""
+        for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
+            if self.captured:
+                group["lr"], group["capturable"] = torch.tensor(rate, device=self.parameters[0].device), True
+            else:
+                group["lr"] = rate
+                group.update({"capturable": False} if "capturable" in group else {})
+
     def _replayed(self, batch, generator: torch.Generator) -> Tensor:
         """The same step, from a recording for the shapes of this batch."""
         tensors = (batch,) if isinstance(batch, Tensor) else tuple(batch)
@@ -112,9 +119,10 @@ class GradientUpdate:
                 "scaler": None if self.scaler is None else self.scaler.state_dict()}
 
     def load_state_dict(self, state: dict) -> None:
-        """Take over a state written by :meth:`state_dict`."""
+        """Take over a state written by :meth:`state_dict`, on this device or on one of another kind."""
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
+        self._place_rates()
         if self.average is not None:
             self.average.module.load_state_dict(state["average"])
         if self.scaler is not None:
