@@ -70,6 +70,8 @@ def _defines(node: ast.stmt) -> bool:
 def build(name: str) -> Path:
     """Execute a notebook in a clean kernel under the profile in force and save it with its outputs and stamp.
 
+    It trains what has no record. What ``SUITE_RETRAIN`` names is trained by ``full`` and by the script, and loaded here.
+
     Returns:
         The path of the executed notebook, under the profile's output folder.
 
@@ -92,7 +94,7 @@ def build(name: str) -> Path:
     notebook.metadata["suite"] = {"source": _text_digest(path), "profile": settings.profile(), **environment()}
     client = NotebookClient(notebook, timeout=None, kernel_name="python3", resources={"metadata": {"path": str(FOLDER)}},
                             record_timing=False)
-    changed = {"SUITE_PROFILE": settings.profile(), "SUITE_PROGRESS": "off", "PYTHONHASHSEED": "0"}
+    changed = {"SUITE_PROFILE": settings.profile(), "SUITE_PROGRESS": "off", "SUITE_RETRAIN": "", "PYTHONHASHSEED": "0"}
     before = {key: os.environ.get(key) for key in changed}
     os.environ.update(changed)
     try:

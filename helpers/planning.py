@@ -107,11 +107,11 @@ def status_rows() -> Iterator[list[str]]:
 
 
 def left_to_do(more: bool) -> dict[str, list[Task]]:
-    """Notebook -> its runs without a record; with ``more`` also those whose budget was cut."""
+    """Notebook -> its runs without a record or asked for by name; with ``more`` also those whose budget was cut."""
     wanted = ("missing", "begun", *(("partial",) if more else ()))
     found = {name: [] for name in notebooks.names()}
     for task in tasks():
-        if task.state in wanted and task.notebook in found:
+        if (task.state in wanted or settings.asked_again(task.run_id)) and task.notebook in found:
             found[task.notebook].append(task)
     return found
 
@@ -140,8 +140,7 @@ def train_and_build(*, minutes: float | None = None, more: bool = False) -> bool
                 [[task.notebook, task.run_id, task.state, task.budget, task.left] for found in todo.values() for task in found]
                 + [[name, "", "to be built", "", ""] for name in todo])
     for name, found in todo.items():
-        again = ",".join(task.run_id for task in found if task.state == "partial")
-        if found and not _run_script(name, again, deadline):
+        if found and not _run_script(name, [task.run_id for task in found], deadline):
             print(f"{minutes:g} minutes are over in {name}: the same command goes on from its checkpoints")
             return False
         if deadline is not None and time.monotonic() > deadline:
@@ -153,11 +152,14 @@ def train_and_build(*, minutes: float | None = None, more: bool = False) -> bool
     return True
 
 
-def _run_script(name: str, again: str, deadline: float | None) -> bool:
-    """Train a notebook's runs in a process of its own, with its progress on the terminal; whether it came to its end in time."""
-    wanted = ",".join(filter(None, (os.environ.get("SUITE_RETRAIN", ""), again)))
-    environment = os.environ | {"SUITE_PROFILE": settings.profile()} | ({"SUITE_RETRAIN": wanted} if wanted else {})
-    if deadline is not None:  # a user who sets an end has said that the runs which take a CPU hours may be begun
+def _run_script(name: str, asked: list[str], deadline: float | None) -> bool:
+    """Train a notebook's runs in a process of its own, with its progress on the terminal; whether it came to its end in time.
+
+    The runs are asked for by name: that makes those go on whose budget was cut, and begins those which take a CPU hours.
+    """
+    wanted = ",".join(filter(None, (os.environ.get("SUITE_RETRAIN"), *asked)))
+    environment = os.environ | {"SUITE_PROFILE": settings.profile(), "SUITE_RETRAIN": wanted}
+    if deadline is not None:
         environment.setdefault("SUITE_MINUTES", f"{max(1.0, (deadline - time.monotonic()) / 60):.0f}")
     process = subprocess.Popen([sys.executable, str(notebooks.source_path(name))], env=environment)
     try:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import matplotlib
 import numpy as np
+import PIL.Image
 
 from helpers.files import write_atomically
 
@@ -35,15 +36,15 @@ plt.rcParams.update({
 
 def save(figure: Figure, path: Path) -> None:
     """Write a figure as PNG (the same bytes for the same figure), show it in a notebook, and close it."""
-    picture = io.BytesIO()
-    figure.savefig(picture, format="png", metadata={"Software": None})
-    write_atomically(path, lambda stream: stream.write(picture.getvalue()))
-    _show_in_notebook(figure, picture)
+    drawn = io.BytesIO()
+    figure.savefig(drawn, format="png", metadata={"Software": None})
     plt.close(figure)
+    write_atomically(path, lambda stream: stream.write(drawn.getvalue()))
+    _show_in_notebook(drawn, round(100 * figure.get_figwidth()))
 
 
-def _show_in_notebook(figure: Figure, picture: io.BytesIO) -> None:
-    """Show a figure as the PNG that it is, or as JPEG where that is much smaller: photographs would swell a saved notebook."""
+def _show_in_notebook(drawn: io.BytesIO, width: int) -> None:
+    """Show a PNG as it is, or as JPEG where that is much smaller: photographs would swell a saved notebook."""
     try:
         from IPython import get_ipython
         from IPython.display import Image, display
@@ -52,10 +53,10 @@ def _show_in_notebook(figure: Figure, picture: io.BytesIO) -> None:
     if get_ipython() is None:
         return
     photograph = io.BytesIO()
-    figure.savefig(photograph, format="jpeg", pil_kwargs={"quality": 90, "subsampling": 0})
-    smaller = 3 * len(photograph.getvalue()) < 2 * len(picture.getvalue())
-    kind, shown = ("jpeg", photograph) if smaller else ("png", picture)
-    display(Image(shown.getvalue()), metadata={f"image/{kind}": {"width": int(figure.get_figwidth() * 100)}})
+    PIL.Image.open(drawn).convert("RGB").save(photograph, "jpeg", quality=90, subsampling=0)
+    smaller = 3 * len(photograph.getvalue()) < 2 * len(drawn.getvalue())
+    kind, shown = ("jpeg", photograph) if smaller else ("png", drawn)
+    display(Image(shown.getvalue()), metadata={f"image/{kind}": {"width": width}})
 
 
 def title(figure: Figure, text: str, *records) -> None:

@@ -11,7 +11,7 @@ import hashlib
 import io
 import json
 import platform
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -181,14 +181,16 @@ class Suite:
         print(f"{run_id}: done, {record.describe()}")
         return record
 
-    def attempt(self, run_id: str, function: Callable[..., Outcome], config: Mapping | None = None) -> Record | None:
+    def attempt(self, run_id: str, function: Callable[..., Outcome], config: Mapping | None = None, *,
+                serves: Iterable[str] = ()) -> Record | None:
         """The record of a long run as :meth:`run` gives it; or None, and a sentence, where nobody granted it a CPU's hours.
 
-        It is made on a GPU, under the small profiles, within ``SUITE_MINUTES``, or when ``SUITE_RETRAIN`` names it.
+        It is made on a GPU, under the small profiles, within ``SUITE_MINUTES``, or when ``SUITE_RETRAIN`` names it or one of the
+        runs that it ``serves``.
         """
         there, wanted = load(run_id), (json.loads(json.dumps(dict(config or {}))), self.profile)
         recorded = there is not None and (there["config"], there["profile"]) == wanted
-        granted = settings.time_budget_seconds() is not None or settings.asked_again(run_id)
+        granted = settings.time_budget_seconds() is not None or any(map(settings.asked_again, (run_id, *serves)))
         if recorded or granted or self.profile != "full" or settings.device().type == "cuda":
             return self.run(run_id, function, config)
         print(f"{run_id}: not recorded yet, and without a GPU not trained unasked; to give it 90 minutes of this CPU: "

@@ -1180,11 +1180,15 @@ def load_extractor(device: torch.device) -> Extractor:
 
 
 # %%
+CIFAR_RUNS = {
+    "cifar10_jsd_1": ("jsd", "none", 0.0), "cifar10_jsd_2": ("jsd", "sn", 0.0), "cifar10_jsd_3": ("jsd", "r1", 1.0),
+    "cifar10_w1_2": ("w1", "sn", 0.0), "cifar10_w1_3": ("w1", "r1", 1.0),
+}
 DATASET = settings.choose(smoke="photo_patches", quick="photo_patches", full="cifar10")
 LIMIT = settings.choose(smoke={"train": 256, "test": 128}, quick={"train": 2000, "test": 500}, full=None)
 smallnet = suite.attempt("cifar10_smallnet", train_smallnet, {
     "dataset": DATASET, "limit": LIMIT, "epochs": settings.choose(smoke=1, quick=2, full=20),
-    "batch_size": settings.choose(smoke=64, quick=250, full=250), "learning_rate": 4e-3})
+    "batch_size": settings.choose(smoke=64, quick=250, full=250), "learning_rate": 4e-3}, serves=CIFAR_RUNS)
 if smallnet is not None:
     print(f"test accuracy {smallnet.metrics['test_accuracy']:.4f}{' (' + smallnet.remark + ')' if smallnet.remark else ''}, "
           f"weights {smallnet['facts']['weights_sha256'][:12]}")
@@ -1349,10 +1353,6 @@ def train_gan(run: Run, *, metric: str, regulariser: str, coefficient: float, da
 
 
 # %%
-CIFAR_RUNS = {
-    "cifar10_jsd_1": ("jsd", "none", 0.0), "cifar10_jsd_2": ("jsd", "sn", 0.0), "cifar10_jsd_3": ("jsd", "r1", 1.0),
-    "cifar10_w1_2": ("w1", "sn", 0.0), "cifar10_w1_3": ("w1", "r1", 1.0),
-}
 PLAN = {
     "dataset": DATASET, "limit": LIMIT, "width": settings.choose(smoke=4, quick=12, full=128),
     "updates": settings.choose(smoke=4, quick=60, full=100_000), "evaluate_every": settings.choose(smoke=2, quick=15, full=2000),

@@ -10,7 +10,7 @@ import pytest
 from helpers import notebooks, planning, settings, tables
 
 SCRIPT = '''# %%
-import sys, time
+import os, sys, time
 from pathlib import Path
 sys.path.insert(0, "ROOT")
 Path("OUT/started").write_text("yes")
@@ -96,6 +96,16 @@ def test_a_cut_run_is_only_gone_on_with_when_asked(small, monkeypatch):
         record(entry["id"], budget={"done": done, "planned": 2, "unit": "steps"})
     assert planning.left_to_do(more=False) == {"9_small": []}
     assert [task.run_id for task in planning.left_to_do(more=True)["9_small"]] == ["thing_dset1"]
+
+
+def test_what_the_plan_lists_is_asked_for_by_name_once(small, tmp_path, monkeypatch):
+    for entry in ENTRIES[1:]:
+        record(entry["id"])
+    monkeypatch.setenv("SUITE_RETRAIN", "thing_dset2")
+    assert [task.run_id for task in planning.left_to_do(more=False)["9_small"]] == ["thing_dset1", "thing_dset2"]
+    small(f"with open({str(tmp_path / 'asked')!r}, 'a') as file: file.write(os.environ['SUITE_RETRAIN'] + ';')")
+    planning.train_and_build()
+    assert (tmp_path / "asked").read_text() == "thing_dset2,thing_dset1,thing_dset2;;"  # the script trains, the build loads
 
 
 @pytest.mark.parametrize(("seconds", "words"), [(12.0, "12 s"), (600.0, "10 min"), (9000.0, "2.5 h")])

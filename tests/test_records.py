@@ -78,9 +78,12 @@ def test_a_cpu_starts_a_long_full_run_only_when_somebody_granted_it(project, mon
     assert calls == [1.0, 2.0]
     assert Suite("9_test").attempt("alpha", train, {"value": 2.0}).metrics  # a record is shown without being asked for
     assert Suite("9_test").attempt("alpha", train, {"value": 1.0}) is None  # one of another configuration is not
+    with monkeypatch.context() as granted:
+        granted.setenv("SUITE_RETRAIN", "beta")
+        assert Suite("9_test").attempt("gamma", train, {"value": 3.0}, serves=["alpha", "beta"]).id == "gamma"
     monkeypatch.setattr(settings, "device", lambda: torch.device("cuda"))
     monkeypatch.setattr(records, "environment", lambda: {"device": "a GPU"})
-    assert Suite("9_test").attempt("beta", train, {"value": 3.0}).id == "beta"
+    assert Suite("9_test").attempt("beta", train, {"value": 4.0}).id == "beta"
 
 
 def test_editing_code_makes_a_record_stale_and_editing_prose_does_not(project, capsys):
