@@ -93,7 +93,7 @@ def build(name: str) -> Path:
     notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
     notebook.metadata["suite"] = {"source": _text_digest(path), "profile": settings.profile(), **environment()}
     client = NotebookClient(notebook, timeout=None, kernel_name="python3", resources={"metadata": {"path": str(FOLDER)}},
-                            record_timing=False)
+                            record_timing=False, extra_arguments=["--log-level=ERROR"])  # no remarks on how kernels connect
     changed = {"SUITE_PROFILE": settings.profile(), "SUITE_PROGRESS": "off", "SUITE_RETRAIN": "", "PYTHONHASHSEED": "0"}
     before = {key: os.environ.get(key) for key in changed}
     os.environ.update(changed)
