@@ -50,8 +50,8 @@ def shares_table() -> list[str]:
         cells = [f"`{row['run']}`", f"{row['steps_per_second']:.3g}", *(f"{row[part]:.1%}" for part in parts),
                  f"{row['memory_megabytes']:.0f}", f"{row['t4_minutes']:.2g}"]
         lines.append(f"| {' | '.join(cells)} |")
-    return [*lines, "", "The optimiser's share is memory traffic: fused Adam reads and writes each weight, its gradient and two",
-            "moments. It is largest where few examples share many weights."]
+    return [*lines, "", "The optimiser's work is the same for each weight whatever the batch, so its share is largest where few",
+            "examples share many weights."]
 
 
 def table() -> str:
