@@ -157,6 +157,25 @@ def test_a_gan_trains_evaluates_and_says_what_it_measured(notebook, monkeypatch)
     assert "fid" not in record.metrics
     assert record.metrics["fid_smallnet"] > 0
     assert "stand-in for cifar10" in record.remark
+    assert record.arrays["evaluation_steps"].tolist() == [0, 1, 2, 3, 4]
     first = record.content["metrics"]
     monkeypatch.setenv("SUITE_RETRAIN", "*")
     assert suite.run("cifar10_w1_3", notebook.train_gan, config).content["metrics"] == first  # bit for bit on a CPU
+
+
+def test_a_gan_stopped_by_its_time_budget_is_evaluated_where_it_stopped(notebook, monkeypatch):
+    monkeypatch.setattr(settings, "device", lambda: CPU)
+    suite = records.Suite("6_gan_critics")
+    data = {"dataset": "photo_patches", "limit": {"train": 256, "test": 128}}
+    suite.run("cifar10_smallnet", notebook.train_smallnet, data | {"epochs": 1, "batch_size": 64, "learning_rate": 1e-3})
+    monkeypatch.setenv("SUITE_MINUTES", "0.001")
+    config = notebook.PLAN | data | {
+        "metric": "jsd", "regulariser": "none", "coefficient": 0.0, "width": 4, "updates": 10_000, "evaluate_every": 40_000,
+        "statistics_batches": 2, "curve_samples": 64, "final_samples": 64}
+    record = suite.run("cifar10_jsd_1", notebook.train_gan, config)
+    done = record["budget"]["done"]
+    assert 0 < done < 10_000
+    assert record.arrays["evaluation_steps"].tolist() == [0, done]
+    assert record.arrays["evaluations"].shape == (2, 6)
+    assert len(record.arrays["terms"]) == done // int(record.arrays["terms_every"])
+    assert f"{done:,} of 10,000 generator updates" in record.remark
