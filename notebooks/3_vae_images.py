@@ -1754,8 +1754,8 @@ if lossy is not None:
 #
 # **Two fields.** Averaged over images, a code is worth its price exactly as far as it says what the visible neighbours do not.
 # A field of $3\times2$ leaves more unsaid than one of $7\times4$, so in the long run its KL is the larger one, and its bound
-# the worse, since a code is a more expensive way to say it. After few updates both may still rest on the free bits (dashed):
-# the figure tells whether they do.
+# the worse, since a code is a more expensive way to say it. After few updates neither need be so: both may still rest on the
+# free bits (dashed), and the smaller field, which has less to learn, may be ahead. The figure tells.
 
 # %%
 # On Colab: one zip of results and figures to download.
