@@ -1750,7 +1750,8 @@ if lossy is not None:
 # **What the code keeps.** Decodings of one code share what the code says; the rest is drawn anew each time. Were the code
 # unused, decodings of one code would differ as much as those of different codes, and the shares above would be zero; a code
 # that fixed everything would give 100%. A lossy code fixes the coarse picture and leaves texture to the decoder: the first
-# share is above the second.
+# share is above the second. That takes long training: the decoder's texture is learned within minutes, and as long as both shares
+# are small, as after the few updates that a CPU allows, decodings of one code agree in tint and brightness at best, not in a digit.
 #
 # **Two fields.** Averaged over images, a code is worth its price exactly as far as it says what the visible neighbours do not.
 # A field of $3\times2$ leaves more unsaid than one of $7\times4$, so in the long run its KL is the larger one, and its bound
