@@ -28,6 +28,21 @@ def test_parameter_counts_are_the_sheets(notebook):
     assert all(isinstance(module, notebook.SpectralConv2d) and module.bias is not None for module in convolutions)
 
 
+@pytest.mark.parametrize("spectral", [False, True])
+def test_networks_start_small_and_reproducibly(notebook, spectral):
+    pair, again = (notebook.build_pair(128, spectral, 3, CPU) for _ in range(2))
+    for network, same in zip(pair, again, strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(network.state_dict().values(), same.state_dict().values(), strict=True))
+        for layer in network.modules():
+            if isinstance(layer, (nn.Conv2d, nn.ConvTranspose2d)):
+                assert not layer.bias.any() and float(layer.weight.detach().std()) == pytest.approx(0.02, rel=0.05)
+            if isinstance(layer, notebook.SpectralConv2d):  # the estimate belongs to the new kernel
+                exact = torch.linalg.matrix_norm(layer.weight.detach().flatten(1), 2)
+                assert 0.9 * exact < layer.largest_singular_value().detach() <= 1.001 * exact
+    assert float(pair[0].layers(torch.randn(16, 100, 1, 1, generator=torch.Generator().manual_seed(0))).detach().std()) < 0.5
+
+
+
 def test_a_residual_block_starts_near_the_identity(notebook):
     block = notebook.Mixed(nn.Conv2d(2, 2, 1)).double()
     x = torch.randn(3, 2, 4, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
