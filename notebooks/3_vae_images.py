@@ -52,6 +52,7 @@ colab.prepare()
 # %%
 import math
 from collections.abc import Callable
+from functools import partial
 from itertools import pairwise
 
 import matplotlib.pyplot as plt
@@ -1128,7 +1129,8 @@ def mean_bits(model: nn.Module, images: Tensor, *, seed: int, precision: str) ->
 
 def train_in_bits(run: Run, model: nn.Module, splits: dict[str, Tensor], *, stage: str, epochs: int, batch_size: int,
                   learning_rate: float, evaluate_every: int, evaluated: int, at_most: int | None,
-                  time_budget: float | None) -> tuple[nn.Module, History]:
+                  time_budget: float | None, make_update: Callable[..., GradientUpdate] = GradientUpdate
+                  ) -> tuple[nn.Module, History]:
     """Train a model of part B or C with Adam at a constant rate.
 
     Args:
@@ -1143,6 +1145,7 @@ def train_in_bits(run: Run, model: nn.Module, splits: dict[str, Tensor], *, stag
         evaluated: images of each split for such a look.
         at_most: updates after which to stop, if they are fewer than planned; a later call with more goes on from there.
         time_budget: seconds, or None.
+        make_update: the kind of update.
 
     Returns:
         The model with averaged weights, and the history; its evaluations are (E, 3 splits, T terms), its ``planned`` counts
@@ -1151,8 +1154,8 @@ def train_in_bits(run: Run, model: nn.Module, splits: dict[str, Tensor], *, stag
     device = settings.device()
     batches = Batches(splits["train"], batch_size, seed=run.seed_for("order"), device=device)
     planned, precision = epochs * batches.per_epoch, settings.half_precision(device)
-    update = GradientUpdate(model, model, torch.optim.Adam(model.parameters(), learning_rate, fused=True), average=AVERAGE,
-                            precision=precision)
+    update = make_update(model, model, torch.optim.Adam(model.parameters(), learning_rate, fused=True), average=AVERAGE,
+                         precision=precision)
 
     def look() -> Tensor:
         return torch.stack([mean_bits(update.average.module, images[:evaluated], seed=run.seed_for("evaluation"),
@@ -1477,9 +1480,20 @@ print(f"256 values sum to one within {sum_error:.1e}, the colours with red 0 or 
 # gated, $h+W\big(\tanh(a)\odot\sigma(b)\big)$, and the code enters each gate through features that the residual decoder of part
 # B paints on the $32\times32$ places. The prior of the code is part B's flow.
 #
-# **Free bits.** Early in training the neighbours explain an image better than an untrained code, and the KL collapses before
-# the decoder has learned to read. As in the paper, the training objective is $\mathrm{recon}+\max(\mathrm{KL},\lambda)$: below
-# $\lambda$ the code costs nothing. What is evaluated and reported is always the bound itself, with the whole KL.
+# **A sketch, and how pixels differ from it.** From the features of its place, a $1\times1$ convolution paints a sketch $m(z)$,
+# three colours a pixel. The mixture models $x-m$, and what the masked convolution shows of the neighbours is their $x-m$ too: how
+# far they are off the sketch. A decoder that sees the neighbours' $x$ itself can express the same. But it is trained on the
+# neighbours of real images and draws with its own: if what it continues is the whole picture, then errors too small to matter
+# for one pixel can add up, on the way across the image, to another picture. What is off the sketch is small in the images it was
+# trained on, and what the field learns of it is how it fades.
+#
+# **A blind start.** Early in training the neighbours explain an image better than an untrained code; the KL collapses before the
+# decoder has learned to read. Therefore, for the first thirtieth of the steps, the decoder is blind, $x-m$ of the neighbours
+# being replaced by 0: what is said at all is said by the code. And, as in the paper, some bits are free: what is trained is
+# $\mathrm{recon}+\max(\mathrm{KL},\lambda)$, so that a code of up to $\lambda$ costs nothing. Then, within half as many steps, a
+# growing share of the images is shown with its neighbours, and $\lambda$ falls to zero: from there on the objective is the bound
+# itself, and the KL is what the code is worth to it. What is evaluated and reported is the bound at all times, with the neighbours
+# in sight and the whole KL.
 
 
 # %%
@@ -1496,8 +1510,18 @@ class GatedPixel(nn.Module):
         return hidden + self.outer(torch.tanh(a) * torch.sigmoid(b))
 
 
+def mixture_about(centre: Tensor, raw: Tensor) -> Tensor:
+    """Parameters (B, 10 K, H, W) of the mixture of x, where ``raw`` are those of x - centre; centre (B, 3, H, W)."""
+    centre, raw = (part if part.dtype == torch.float64 else part.float() for part in (centre, raw))
+    weights, means, rest = raw.split([MIXTURES, 3 * MIXTURES, 6 * MIXTURES], 1)
+    first, second, third = rest[:, 3 * MIXTURES :].tanh().chunk(3, 1)  # what chained_means multiplies by red, red and green
+    red, green, blue = centre.split(1, 1)
+    moved = torch.cat([red.expand_as(first), green - first * red, blue - second * red - third * green], 1)
+    return torch.cat([weights, means + moved, rest], 1)
+
+
 class PixelDecoder(nn.Module):
-    """A PixelCNN with a receptive field of one masked kernel, conditioned on features.
+    """A PixelCNN about a sketch, with a receptive field of one masked kernel, conditioned on features.
 
     Args:
         kernel: side of the masked kernel, odd: 7 sees 7 x 4 pixels less the present one and those to its right.
@@ -1510,18 +1534,25 @@ class PixelDecoder(nn.Module):
 
     def __init__(self, kernel: int, channels: int, features: int, blocks: int) -> None:
         super().__init__()
-        self.context = MaskedConv2d(3, channels, kernel, "A")
+        self.sketch, self.context = nn.Conv2d(features, 3, 1), MaskedConv2d(3, channels, kernel, "A")
         self.blocks = nn.ModuleList(GatedPixel(channels, features) for _ in range(blocks))
         self.head = nn.Sequential(nn.ReLU(), nn.Conv2d(channels, MIXTURE_CHANNELS, 1))
 
-    def _mixture(self, hidden: Tensor, features: Tensor) -> Tensor:
+    def _mixture(self, hidden: Tensor, features: Tensor, sketch: Tensor) -> Tensor:
         for block in self.blocks:
             hidden = block(hidden, features)
-        return self.head(hidden)
+        return mixture_about(sketch, self.head(hidden))
 
-    def forward(self, x: Tensor, features: Tensor) -> Tensor:
-        """Parameters of the mixture at each place, (B, 10 K, H, W), for x (B, 3, H, W) in [-1, 1] and features (B, F, H, W)."""
-        return self._mixture(self.context(x), features)
+    def forward(self, x: Tensor, features: Tensor, shown: Tensor | float = 1.0) -> Tensor:
+        """Parameters of the mixture at each place, (B, 10 K, H, W).
+
+        Args:
+            x: (B, 3, H, W) in [-1, 1].
+            features: (B, F, H, W).
+            shown: 1 for images whose neighbours the decoder sees, 0 for others, (B, 1, 1, 1) or one number for all.
+        """
+        sketch = self.sketch(features)
+        return self._mixture(self.context(shown * (x - sketch)), features, sketch)
 
     @torch.no_grad()
     def sample(self, features: Tensor, uniform: Tensor) -> Tensor:
@@ -1532,15 +1563,16 @@ class PixelDecoder(nn.Module):
             uniform: (B, 4, H, W) numbers in (0, 1).
         """
         number, _, height, width = features.shape
-        kernel, reach = self.context.kernel_size[0], self.context.kernel_size[0] // 2
-        padded = features.new_zeros(number, 3, height + 2 * reach, width + 2 * reach)
+        kernel, reach, sketch = self.context.kernel_size[0], self.context.kernel_size[0] // 2, self.sketch(features)
+        padded = features.new_zeros(number, 3, height + 2 * reach, width + 2 * reach)  # of x - sketch
         images = torch.zeros(number, height, width, 3, dtype=torch.uint8, device=features.device)
         for row in range(height):
             for column in range(width):
                 crop = padded[..., row : row + kernel, column : column + kernel]
-                raw = self._mixture(self.context.inside(crop), features[..., row : row + 1, column : column + 1])
+                here = slice(row, row + 1), slice(column, column + 1)
+                raw = self._mixture(self.context.inside(crop), features[..., *here], sketch[..., *here])
                 values = mixture_sample(raw, uniform[..., row, column])
-                padded[..., row + reach, column + reach] = values / 127.5 - 1
+                padded[..., row + reach, column + reach] = values / 127.5 - 1 - sketch[..., row, column]
                 images[:, row, column] = values.to(torch.uint8)
         return images
 
@@ -1553,7 +1585,7 @@ class LossyVAE(nn.Module):
         width, blocks: of the residual encoder and decoder.
         latents: channels of the code.
         channels: of the PixelDecoder and of its features.
-        free: bits per dimension of KL that the training objective does not charge.
+        free: bits per dimension of KL that a blind decoder's training objective does not charge.
     """
 
     def __init__(self, kernel: int, width: int, blocks: int, latents: int, channels: int, free: float) -> None:
@@ -1572,20 +1604,39 @@ class LossyVAE(nn.Module):
         """Features (B, channels, 32, 32) of a code."""
         return self.painter(z.contiguous(memory_format=torch.channels_last))
 
-    def forward(self, images: Tensor, generator: torch.Generator) -> Tensor:
+    def forward(self, images: Tensor, generator: torch.Generator, sight: float = 1.0) -> Tensor:
         """The training objective, recon, KL and the bound in bits per dimension, (4,), averaged over images.
 
         Args:
             images: (B, 32, 32, 3) bytes.
-            generator: of the noise of codes.
+            generator: of the noise of codes, and of which images are shown.
+            sight: probability with which the decoder sees the neighbours in an image; the free bits fall with it, to none at 1.
         """
         x = to_signed(images)
         mean, log_std = self.posterior(x)
         noise = torch.randn(mean.shape, generator=generator, device=x.device)
         z = mean + log_std.exp() * noise
-        recon = mixture_nats(images, self.pixels(x, self.paint(z))).mean() * BITS
+        shown = 1.0 if sight == 1 else (torch.rand(len(x), 1, 1, 1, generator=generator, device=x.device) < sight).to(x.dtype)
+        recon = mixture_nats(images, self.pixels(x, self.paint(z), shown)).mean() * BITS
         kl = (-normal_nats(z, mean, log_std) - self.prior.log_prob(z)).mean() * BITS
-        return torch.stack([recon + kl.clamp(min=self.free), recon, kl, recon + kl])
+        return torch.stack([recon + kl.clamp(min=self.free * (1 - sight)), recon, kl, recon + kl])
+
+
+def sight_at(step: int, blind: int) -> float:
+    """Share of the images that are shown with their neighbours: none for ``blind`` steps, all after half as many more."""
+    return 1.0 if step >= 1.5 * blind else max(0.0, (step - blind) / (0.5 * blind))
+
+
+class BlindStart(GradientUpdate):
+    """An update of a LossyVAE whose decoder is blind for the first ``blind`` steps, see :func:`sight_at`."""
+
+    def __init__(self, *arguments, blind: int, **options) -> None:
+        super().__init__(*arguments, **options)
+        self.blind = blind
+
+    def __call__(self, batch: Tensor, step: int, generator: torch.Generator) -> Tensor:
+        self.loss = partial(self.model, sight=sight_at(step, self.blind))
+        return super().__call__(batch, step, generator)
 
 
 # %% [markdown]
@@ -1641,8 +1692,8 @@ def lossy_pictures(model: LossyVAE, test: Tensor, seed: int) -> dict[str, np.nda
         seed: of the noise.
 
     Returns:
-        samples: 50 from the prior; decoded: for each of 10 test images the image itself and then 6 decodings of one draw of
-        its code, (70, ...).
+        samples: 50 from the prior; decoded: for each of 10 test images the image itself, the sketch of one draw of its code,
+        and 6 decodings of that draw, (80, ...).
     """
     device, generator = next(model.parameters()).device, torch.Generator().manual_seed(seed)
 
@@ -1652,14 +1703,15 @@ def lossy_pictures(model: LossyVAE, test: Tensor, seed: int) -> dict[str, np.nda
     drawn = model.prior.inverse(normal(50, model.latents, 8, 8))
     mean, log_std = model.posterior(to_signed(test[:10].to(device)))
     z = torch.cat([drawn, (mean + log_std.exp() * normal(*mean.shape)).repeat_interleave(6, 0)])
-    uniform = torch.rand(len(z), 4, 32, 32, generator=generator).clamp(1e-6, 1 - 1e-6).to(device)
-    images = model.pixels.sample(model.paint(z).float(), uniform).cpu().numpy()
-    decoded = images[50:].reshape(10, 6, 32, 32, 3)
-    return {"samples": images[:50], "decoded": np.concatenate([test[:10].numpy()[:, None], decoded], 1).reshape(-1, 32, 32, 3)}
+    uniform, features = torch.rand(len(z), 4, 32, 32, generator=generator).clamp(1e-6, 1 - 1e-6).to(device), model.paint(z).float()
+    images, sketches = model.pixels.sample(features, uniform).cpu().numpy(), to_bytes(model.pixels.sketch(features[50::6]))
+    rows = [test[:10].numpy()[:, None], sketches[:, None], images[50:].reshape(10, 6, 32, 32, 3)]
+    return {"samples": images[:50], "decoded": np.concatenate(rows, 1).reshape(-1, 32, 32, 3)}
 
 
 def train_lossy(run: Run, dataset: str, limit: dict[str, int] | None, width: int, blocks: int, latents: int, channels: int,
-                free: float, epochs: int, batch_size: int, learning_rate: float, evaluate_every: int, evaluated: int) -> Outcome:
+                free: float, blind: float, epochs: int, batch_size: int, learning_rate: float, evaluate_every: int,
+                evaluated: int) -> Outcome:
     """The bonus: a LossyVAE with a field of 7 x 4 and one of 3 x 2, with equal numbers of updates.
 
     Args:
@@ -1667,16 +1719,19 @@ def train_lossy(run: Run, dataset: str, limit: dict[str, int] | None, width: int
         dataset: name of the images.
         limit: split -> at most so many images, or None.
         width, blocks, latents, channels, free: see :class:`LossyVAE`.
+        blind: share of the planned steps for which the decoder is blind.
         epochs, batch_size, learning_rate, evaluate_every, evaluated: see :func:`train_in_bits`.
     """
     data, train, test = load_splits(dataset, limit)
     splits, values, arrays, histories = three_splits(train, test), {}, {}, []
+    blind_steps = round(blind * epochs * math.ceil(len(splits["train"]) / batch_size))
     for kernel, name in ((7, ""), (3, "_small_field")):
         model = seeded(lambda kernel=kernel: LossyVAE(kernel, width, blocks, latents, channels, free), run.seed_for("weights"))
         averaged, history = train_in_bits(
             run, model, splits, stage=f"kernel_{kernel}", epochs=epochs, batch_size=batch_size, learning_rate=learning_rate,
             evaluate_every=evaluate_every, evaluated=evaluated, at_most=histories[0].done if histories else None,
-            time_budget=run.time_budget and run.time_budget / 2 if not histories else None)
+            time_budget=run.time_budget and run.time_budget / 2 if not histories else None,
+            make_update=partial(BlindStart, blind=blind_steps))
         histories.append(history)
         _, recon, kl, bound = mean_bits(averaged, test, seed=run.seed_for("evaluation"),
                                         precision=settings.half_precision(settings.device())).tolist()
@@ -1687,14 +1742,14 @@ def train_lossy(run: Run, dataset: str, limit: dict[str, int] | None, width: int
     sizes = data.describe() | {"sizes": {split: len(images) for split, images in splits.items()}}
     return Outcome(values, arrays, sizes, (sum(h.done for h in histories), sum(h.planned for h in histories), "updates"),
                    [run.seed], 0, sum(h.seconds for h in histories),
-                   {"fields": {"": "7 x 4", "small_field": "3 x 2"}, "kl": "nats an image, one draw each"})
+                   {"fields": {"": "7 x 4", "small_field": "3 x 2"}, "kl": "nats an image, one draw each", "blind": blind_steps})
 
 
 # %%
 PART_C = {"b19_3_bonus": {
     "dataset": HOUSE_NUMBERS, "limit": LIMIT, "width": settings.choose(smoke=16, quick=32, full=128),
     "blocks": settings.choose(smoke=1, quick=1, full=2), "latents": 4,
-    "channels": settings.choose(smoke=8, quick=32, full=64), "free": 0.02,
+    "channels": settings.choose(smoke=8, quick=32, full=64), "free": 0.1, "blind": 1 / 30,
     "epochs": settings.choose(smoke=1, quick=2, full=20), "batch_size": 32, "learning_rate": 5e-4,
     "evaluate_every": settings.choose(smoke=3, quick=20, full=200), "evaluated": settings.choose(smoke=32, quick=128, full=512),
 }}
@@ -1716,9 +1771,14 @@ if lossy is not None:
                       label=f"field {field}, test")
             axis.plot((np.arange(len(minibatches)) + 0.5) * smooth, scale * minibatches[:, term], color=colour, alpha=0.3,
                       linewidth=0.8)
-    plotting.focus(axes[0], *(arrays[f"looks{suffix}"][1:, 2, 3] for suffix in FIELDS), skip=0.0)
+    plotting.focus(axes[0], *(arrays[f"looks{suffix}"][:, 2, 3] for suffix in FIELDS), skip=0.3)
     plotting.focus(axes[1], *(arrays[f"looks{suffix}"][:, 2, 2] / BITS for suffix in FIELDS), skip=0.0, margin=0.3)
-    axes[1].axhline(PART_C["b19_3_bonus"]["free"] / BITS, color=plotting.BLACK, linestyle="--", linewidth=0.9, label="free bits")
+    axes[1].set_ylim(bottom=0)
+    blind = lossy["facts"]["blind"]
+    for axis in axes:
+        axis.axvspan(0, 1.5 * blind, color=plotting.BLACK, alpha=0.08, linewidth=0, label="neighbours hidden, then ever less")
+    axes[1].plot([0, blind, 1.5 * blind], [lossy["config"]["free"] / BITS * share for share in (1, 1, 0)], color=plotting.BLACK,
+                 linestyle="--", linewidth=0.9, label="free bits")
     axes[0].set(xlabel="updates", ylabel="bits per dimension", title="bound")
     axes[1].set(xlabel="updates", ylabel="nats an image", title="KL")
     axes[0].legend(fontsize=8)
@@ -1727,16 +1787,16 @@ if lossy is not None:
     suite.figure(figure, "b19_3_train_plot.png", lossy)
     grids = [(f"field {field}", arrays[f"samples{suffix}"][:30]) for suffix, field in FIELDS.items()]
     suite.figure(grid_figure("PixelCNN decoder with a limited field: samples", *grids, of=(lossy,)), "b19_3_samples.png", lossy)
-    grids = [(f"field {field}: test image, then six decodings of one code", arrays[f"decoded{suffix}"][:42])
+    grids = [(f"field {field}: test image, the sketch of its code, six decodings of that code", arrays[f"decoded{suffix}"])
              for suffix, field in FIELDS.items()]
-    figure = grid_figure("one code, decoded several times (two test images a row)", *grids, of=(lossy,), columns=14, width=4.4)
+    figure = grid_figure("one code, decoded several times (two test images a row)", *grids, of=(lossy,), columns=16, width=4.9)
     suite.figure(figure, "b19_3_lossy_reconstructions.png", lossy)
     tables.show_results(lossy)
 
 # %%
 if lossy is not None:
     for suffix, field in FIELDS.items():
-        decoded = lossy.arrays[f"decoded{suffix}"].reshape(10, 7, 32, 32, 3)[:, 1:].astype(np.float64)
+        decoded = lossy.arrays[f"decoded{suffix}"].reshape(10, 8, 32, 32, 3)[:, 2:].astype(np.float64)
         blocks = decoded.reshape(10, 6, 4, 8, 4, 8, 3).mean((3, 5))
         shares = [1 - parts.var(1, ddof=1).mean() / parts.reshape(60, *parts.shape[2:]).var(0, ddof=1).mean()
                   for parts in (blocks, decoded)]
@@ -1750,13 +1810,15 @@ if lossy is not None:
 # **What the code keeps.** Decodings of one code share what the code says; the rest is drawn anew each time. Were the code
 # unused, decodings of one code would differ as much as those of different codes, and the shares above would be zero; a code
 # that fixed everything would give 100%. A lossy code fixes the coarse picture and leaves texture to the decoder: the first
-# share is above the second. That takes long training: the decoder's texture is learned within minutes, and as long as both shares
-# are small, as after the few updates that a CPU allows, decodings of one code agree in tint and brightness at best, not in a digit.
+# share is above the second. In the figure the digits, their strokes and their light come back in each of the six decodings; the
+# grain is another each time, and so, in part, is the tint, which a decoder that has begun with one can continue from its
+# neighbours. Samples from the prior are made of the same strokes and lit patches, but few of them make a digit: that is asked of the
+# prior, which has to know how the 64 places of a code go together.
 #
 # **Two fields.** Averaged over images, a code is worth its price exactly as far as it says what the visible neighbours do not.
 # A field of $3\times2$ leaves more unsaid than one of $7\times4$, so in the long run its KL is the larger one, and its bound
-# the worse, since a code is a more expensive way to say it. After few updates neither need be so: both may still rest on the
-# free bits (dashed), and the smaller field, which has less to learn, may be ahead. The figure tells.
+# the worse, since a code is a more expensive way to say it. That is what the lines above say of the recorded runs; after very few
+# updates neither need be so, because the smaller field has less to learn.
 
 # %%
 # On Colab: one zip of results and figures to download.

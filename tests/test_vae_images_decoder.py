@@ -1,4 +1,6 @@
-"""Notebook 3, part C: the discretised mixture, the limited receptive field, sampling by crops, free bits."""
+"""Notebook 3, part C: the discretised mixture, the limited receptive field, sampling by crops, the blind start."""
+
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -97,7 +99,52 @@ def test_receptive_field_by_gradients(notebook, kernel, number):
     rows, columns = seen.nonzero()
     assert seen.sum() == number and not seen[5, 5:].any() and not seen[6:].any()
     assert (rows.min(), columns.min(), columns.max()) == (5 - reach, 5 - reach, 5 + reach)
-    assert notebook.seen_from(decoder(x, features), features, 5, 5).sum() == 1
+    assert notebook.seen_from(decoder(x, features), features, 5, 5).sum() == 1 + number  # its own, and the neighbours' sketch
+
+
+def test_mixture_about_a_centre_is_the_mixture_of_what_is_left(notebook):
+    raw, x, centre = doubles(2, notebook.MIXTURE_CHANNELS, 3, 4, seed=1), doubles(2, 3, 3, 4, seed=2), doubles(2, 3, 3, 4, seed=3)
+
+    def means_at(raw, x):
+        _, means, _, coefficients = notebook.mixture_parameters(raw)
+        return notebook.chained_means(means, coefficients, x.permute(0, 2, 3, 1)[..., None])
+
+    about = notebook.mixture_about(centre, raw)
+    expected = centre.permute(0, 2, 3, 1)[..., None] + means_at(raw, x - centre)
+    assert torch.allclose(means_at(about, x), expected, atol=1e-12)
+    for kept in (slice(0, notebook.MIXTURES), slice(4 * notebook.MIXTURES, None)):  # weights; log scales and coefficients
+        assert torch.equal(about[:, kept], raw[:, kept])
+
+
+def test_a_blind_decoder_sees_no_neighbour_and_its_sight_is_an_images_own(notebook):
+    torch.manual_seed(0)
+    decoder = notebook.PixelDecoder(5, 8, 4, 2).double()
+    x, features = doubles(2, 3, 8, 8).requires_grad_(), doubles(2, 4, 8, 8).requires_grad_()
+    assert not notebook.seen_from(decoder(x, features, 0.0), x, 4, 4).any()
+    assert notebook.seen_from(decoder(x, features, 0.0), features, 4, 4).sum() == 1
+    one = decoder(x, features, torch.tensor([1.0, 0.0]).reshape(2, 1, 1, 1).double())
+    assert torch.equal(one[:1], decoder(x, features)[:1]) and torch.equal(one[1:], decoder(x, features, 0.0)[1:])
+
+
+def test_blind_start_opens_its_eyes_once_and_gradually(notebook):
+    sights = [notebook.sight_at(step, 20) for step in range(60)]
+    assert sights[:21] == [0.0] * 21 and sights[25] == pytest.approx(0.5) and sights[30:] == [1.0] * 30
+    assert all(earlier <= later for earlier, later in pairwise(sights))
+    assert {notebook.sight_at(step, 0) for step in range(5)} == {1.0}
+
+    asked, weight = [], torch.nn.Linear(1, 1)
+
+    class Model(torch.nn.Module):
+        inner = weight
+
+        def forward(self, batch, generator, sight):
+            asked.append(sight)
+            return weight(batch).reshape(1)
+
+    update = notebook.BlindStart(Model(), None, torch.optim.SGD(weight.parameters(), 0.0), blind=2)
+    for step in range(4):
+        update(torch.ones(1, 1), step, torch.Generator())
+    assert asked == [0.0, 0.0, 0.0, 1.0]
 
 
 @pytest.mark.parametrize("kernel", [3, 7])
@@ -110,16 +157,20 @@ def test_sampling_by_crops_equals_full_passes(notebook, kernel):
     assert quick.dtype == torch.uint8 and len(quick.unique()) > 50
 
 
-def test_free_bits_change_the_objective_and_not_the_bound(notebook):
+def test_free_bits_are_a_blind_decoders_and_change_the_objective_not_the_bound(notebook):
     torch.manual_seed(0)
     model = notebook.LossyVAE(3, 16, 1, 2, 8, free=0.5)
     images = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), dtype=np.uint8))
-    objective, recon, kl, bound = model(images, torch.Generator().manual_seed(0)).detach()
-    assert float(kl) < 0.5
-    assert float(bound) == pytest.approx(float(recon + kl)) and float(objective) == pytest.approx(float(recon) + 0.5)
-    model.free = 0.0
-    again = model(images, torch.Generator().manual_seed(0)).detach()
-    assert float(again[0]) == pytest.approx(max(float(bound), float(recon)))
+
+    def terms(sight):
+        return model(images, torch.Generator().manual_seed(0), sight).detach().tolist()
+
+    objective, recon, kl, bound = terms(0.0)
+    assert kl < 0.5 and bound == pytest.approx(recon + kl) and objective == pytest.approx(recon + 0.5)
+    objective, recon, kl, bound = terms(0.9)
+    assert objective == pytest.approx(recon + max(kl, 0.05))
+    objective, recon, kl, bound = terms(1.0)
+    assert objective == pytest.approx(recon + max(kl, 0.0)) and bound == pytest.approx(recon + kl)
 
 
 def test_both_fields_get_equal_budgets_within_the_time(notebook):
@@ -127,5 +178,5 @@ def test_both_fields_get_equal_budgets_within_the_time(notebook):
     outcome = notebook.train_lossy(records.Run("b19_3_bonus", 0, "0" * 64, 1e-9), **config)
     assert outcome.budget == (2, 12, "updates")
     assert len(outcome.arrays["train_terms"]) == len(outcome.arrays["train_terms_small_field"]) == 1
-    assert outcome.arrays["samples"].shape == (50, 32, 32, 3) and outcome.arrays["decoded"].shape == (70, 32, 32, 3)
+    assert outcome.arrays["samples"].shape == (50, 32, 32, 3) and outcome.arrays["decoded"].shape == (80, 32, 32, 3)
     assert outcome.values["test_bpd"] == pytest.approx(outcome.values["recon_bpd"] + outcome.values["kl"] * notebook.BITS)
