@@ -1412,7 +1412,8 @@ if len(gans) < len(CIFAR_RUNS):
 # ### Samples, curves, comparison
 #
 # 100 samples of each run from the same fixed latents; the metric on held-out images and the Fréchet distance in one picture with two
-# axes; then all runs on one page.
+# axes; then all runs on one page. The critic is trained against the live generator and the metric is measured with the averaged one,
+# which it has never seen: there its JSD may be below zero, which says that a constant critic would do better.
 
 
 # %%
