@@ -855,9 +855,9 @@ tables.show(["run", "loss", "measured", "gain of the filter at the linear theory
 # **A small start.** The sheet does not say how the weights start. PyTorch scales a transposed convolution by the number of its
 # *outputs*, so that the generator's last layer, 128 channels to 3 colours, starts with values that $\tanh$ cuts off (the check below
 # prints how many): noise of full contrast, which an unregularised critic knows from images within a few updates. With
-# that start, the critic of `jsd_1` was perfect before update 50 for both seeds that were tried, the generator, whose gradient is
-# $-\tfrac12\sigma(c)\nabla c$ with $\sigma(c)\to0$, stopped, and after 1300 updates all its images were one pattern. All kernels
-# therefore start at $\mathcal N(0,0.02^2)$, as in DCGAN (arXiv:1511.06434).
+# that start, the critic of `jsd_1` was all but perfect within 50 updates for both seeds that were tried, so that the generator's gradient,
+# $-\tfrac12\sigma(c)\nabla c$, went to zero with $\sigma(c)$; the run that was followed to 1300 updates drew one pattern for all latents. All
+# kernels therefore start at $\mathcal N(0,0.02^2)$, as in DCGAN (arXiv:1511.06434).
 #
 # | run | metric | regulariser |
 # |---|---|---|
