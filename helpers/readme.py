@@ -57,7 +57,7 @@ def shares_table() -> list[str]:
 def table() -> str:
     """One row a recorded run, with its headline metric: the first that the sheet reports, else the first that is judged."""
     lines = ["| run | metric | ours | sheet | target | bound | verdict |", "|---|---|---:|---:|---:|---:|---|"]
-    missing = []
+    missing, alone = [], []
     for entry in verdicts.asked_runs():
         record = records.load(entry["id"], settings.PROJECT_ROOT / "results")
         if record is None:
@@ -65,10 +65,13 @@ def table() -> str:
             continue
         verdict = verdicts.headline(verdicts.judge(entry, record))
         if verdict is None:
+            alone.append(f"`{entry['id']}`" + (f" ({record.remark})" if record.remark else ""))
             continue
         word = f"{verdict.word}: {record.remark}" if record.remark else verdict.word
         known = " | ".join(tables.number(verdict.facts.get(name)) for name in ("sheet", "target", "floor"))
         lines.append(f"| `{entry['id']}` | {verdict.metric} | {verdict.measured} | {known} | {word} |")
+    if alone:
+        lines += ["", f"Recorded, with no number of the sheet's kind to set beside it: {', '.join(alone)}."]
     if missing:
         lines += ["", f"No record yet: {', '.join(missing)}."]
     return "\n".join(lines)

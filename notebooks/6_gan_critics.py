@@ -1480,7 +1480,8 @@ if gans:
         for what in ("fid", "inception_score", f"{record['config']['metric']}_test"):
             panels[what].plot(record.arrays["evaluation_steps"][1:], evaluated(record, what), color=colour, marker="o",
                               markersize=2.5, label=record.id.removeprefix("cifar10_"))
-    headings = distance_name(shown[0]), f"Inception Score{by}", *(f"{metric[:-5].upper()} by the critic, test split" for metric in metrics)
+    headings = (distance_name(shown[0]), f"Inception Score{by}",
+                *(f"{metric.removesuffix('_test').upper()} by the critic, test split" for metric in metrics))
     for axis, heading in zip(panels.values(), headings, strict=True):
         axis.set_title(heading, fontsize=8)
         axis.set_xlabel("generator updates")

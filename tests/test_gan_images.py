@@ -42,7 +42,6 @@ def test_networks_start_small_and_reproducibly(notebook, spectral):
     assert float(pair[0].layers(torch.randn(16, 100, 1, 1, generator=torch.Generator().manual_seed(0))).detach().std()) < 0.5
 
 
-
 def test_a_residual_block_starts_near_the_identity(notebook):
     block = notebook.Mixed(nn.Conv2d(2, 2, 1)).double()
     x = torch.randn(3, 2, 4, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)

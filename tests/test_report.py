@@ -165,6 +165,8 @@ def test_without_latex_the_error_has_the_command_that_installs_it(output, monkey
 
 def test_the_readme_of_the_project_has_a_fresh_table():
     assert not readme.update(check=True), "README.md is stale: run python -m helpers readme"
+    table = readme.table()
+    assert all(f"`{entry['id']}`" in table for entry in verdicts.asked_runs())  # recorded, without a headline, or missing
 
 
 def test_the_table_of_the_readme_follows_the_records(tmp_path, monkeypatch):
