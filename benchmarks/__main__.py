@@ -11,9 +11,8 @@ from pathlib import Path
 import torch
 
 from benchmarks import loop_shares
-from helpers import tables
+from helpers import settings, tables
 from helpers.files import write_together
-from helpers.records import environment
 
 FOLDER = Path(__file__).parent
 
@@ -32,7 +31,7 @@ def main() -> None:
         shares = name == "loop_shares"
         benchmark = loop_shares if shares else importlib.import_module(f"benchmarks.bench_{name}")
         rows = benchmark.measure() if shares else benchmark.measure(arguments.repetitions)
-        machine = {**environment(), "processor": processor(), "threads": torch.get_num_threads()}
+        machine = {**settings.environment(), "processor": processor(), "threads": torch.get_num_threads()}
         content = {"benchmark": name, "repetitions": 1 if shares else arguments.repetitions, "machine": machine, "rows": rows}
         write_together({FOLDER / "results" / f"{name}.json": (json.dumps(content, indent=1) + "\n").encode()})
         print(f"\n{name}: medians of {content['repetitions']}, {machine['processor']}, {machine['threads']} threads")

@@ -36,7 +36,7 @@ def write_together(contents: dict[Path, bytes]) -> None:
     staged = []
     try:
         for path, content in contents.items():
-            waiting = path.with_name(f".{path.name}.waiting")
+            waiting = path.with_name(f".{path.name}.{os.getpid()}.waiting")  # another process may be writing the same file
             staged.append((waiting, path))
             write_atomically(waiting, lambda stream, content=content: stream.write(content))
         for waiting, path in staged:

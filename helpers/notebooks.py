@@ -84,14 +84,12 @@ def build(name: str) -> Path:
     from nbclient import NotebookClient
     from nbclient.exceptions import CellExecutionError
 
-    from helpers.records import environment
-
     path = source_path(name)
     notebook = jupytext.read(path)
     for index, cell in enumerate(notebook.cells):
         cell["id"] = f"cell-{index:03d}"  # random by default: the same source gives the same file
     notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
-    notebook.metadata["suite"] = {"source": _text_digest(path), "profile": settings.profile(), **environment()}
+    notebook.metadata["suite"] = {"source": _text_digest(path), "profile": settings.profile(), **settings.environment()}
     client = NotebookClient(notebook, timeout=None, kernel_name="python3", resources={"metadata": {"path": str(FOLDER)}},
                             record_timing=False, extra_arguments=["--log-level=ERROR"])  # no remarks on how kernels connect
     changed = {"SUITE_PROFILE": settings.profile(), "SUITE_PROGRESS": "off", "SUITE_RETRAIN": "", "PYTHONHASHSEED": "0"}

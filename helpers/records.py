@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import platform
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -75,7 +74,6 @@ class Run:
 
         name = f"{self.id}-{stage}-{self.fingerprint[:12]}.pt".replace(" ", "_")
         return Checkpoint(settings.checkpoint_folder() / name, self.fingerprint)
-
 
     def training(self, stage: str = "model") -> dict:
         """What :func:`helpers.training.fit` needs of a run: seed, checkpoint, label, time budget."""
@@ -174,6 +172,9 @@ class Suite:
         identity = json.dumps([run_id, config, self.profile, seed, source], sort_keys=True)
         run = Run(run_id, seed, hashlib.sha256(identity.encode()).hexdigest(), settings.time_budget_seconds())
         outcome = function(run, **config)
+        if longer := _longer(path, outcome.budget, (config, self.profile, seed, source)):
+            print(f"{run_id}: ended at {outcome.budget[0]:,}, and the record there came further: it stays, {longer.describe()}")
+            return longer
         record = self._write(path, run, config, function.__name__, source, outcome)
         if record.complete:
             for left_over in settings.checkpoint_folder().glob(f"{run_id}-*-{run.fingerprint[:12]}.pt"):
@@ -203,20 +204,23 @@ class Suite:
 
         path = self.figures / name
         for record in records:
-            _refuse_other_profile(record, self.profile)
+            if record["profile"] != self.profile:
+                raise RecordError(f"{record.path} is of the {record['profile']} profile, this notebook runs {self.profile}")
         plotting.save(figure, path)
+        digest = file_digest(path)
         for record in records:
-            digest = file_digest(path)
-            if record.content["figures"].get(name) != digest:
-                record.content["figures"][name] = digest
-                write_together({record.path: _json_bytes(record.content)})
+            if record.content["figures"].get(name) == digest:
+                continue
+            there = Record(record.path)  # another process may have trained the run again since it was read here
+            if there["arrays"] != record["arrays"]:
+                raise RecordError(f"{record.path} is another record than the one {name} was drawn from: run the notebook again")
+            record.content["figures"] = {**there["figures"], name: digest}
+            write_together({record.path: _json_bytes(record.content)})
 
     def _refuse_smaller(self, path: Path) -> None:
-        if not path.exists():
-            return
         try:
-            there = json.loads(path.read_text()).get("profile")
-        except (ValueError, AttributeError):
+            there = Record(path).content.get("profile") if path.exists() else None
+        except RecordError:
             return  # an unreadable record is replaced when its run is asked for by name
         if there in settings.PROFILES and settings.PROFILES.index(there) > settings.PROFILES.index(self.profile):
             raise RecordError(f"{path} is a record of the {there} profile; the {self.profile} profile does not overwrite it")
@@ -240,7 +244,7 @@ class Suite:
             "shown": outcome.shown, "metrics": {name: float(value.mean()) for name, value in values.items()},
             "spread": {name: _spread(value) for name, value in values.items()}, "facts": outcome.facts, "figures": {},
             "arrays": {"sha256": hashlib.sha256(packed.getvalue()).hexdigest()}, "source": source,
-            "environment": environment(), "seconds": round(outcome.seconds, 3),
+            "environment": settings.environment(), "seconds": round(outcome.seconds, 3),
         }
         write_together({path.with_suffix(".npz"): packed.getvalue(), path: _json_bytes(content)})
         return Record(path)
@@ -255,18 +259,14 @@ def _json_bytes(content: dict) -> bytes:
     return (json.dumps(content, indent=1, allow_nan=False) + "\n").encode()
 
 
-def _refuse_other_profile(record: Record, profile: str) -> None:
-    if record["profile"] != profile:
-        raise RecordError(f"{record.path} is of the {record['profile']} profile, this notebook runs the {profile} one")
-
-
-def environment() -> dict:
-    """Versions and device of this process, for records and notebooks."""
-    import torch
-
-    device = settings.device()
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
-    return {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__, "device": name}
+def _longer(path: Path, budget: tuple, identity: tuple) -> Record | None:
+    """The record at ``path``, if it is of the same configuration, profile, seed and code and came further than ``budget``."""
+    try:
+        there = Record(path) if path.exists() else None
+    except RecordError:
+        return None  # unreadable: replaced
+    same = there and tuple(there[key] for key in ("config", "profile", "seed", "source")) == identity
+    return there if same and there["budget"]["unit"] == budget[2] and there["budget"]["done"] > budget[0] else None
 
 
 def load(run_id: str, results: Path | None = None) -> Record | None:

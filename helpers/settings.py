@@ -1,16 +1,18 @@
 """Where things are and how much work to do: folders, profiles, device. Everything else asks here.
 
-Environment variables (all optional):
+Environment variables (all optional; relative folders are within the project):
 
 ======================= ==========================================================================================
 ``SUITE_PROFILE``       ``smoke``, ``quick`` or ``full``; by default ``full`` with a GPU and ``quick`` without
 ``SUITE_DATA``          folder of downloads and decoded caches; by default ``data/`` in the project
 ``SUITE_OUTPUT``        folder that gets ``results/``, ``figures/`` and ``notebooks/``; by default the project
                         for ``full`` and ``build/<profile>/`` for the smaller profiles
+``SUITE_INCEPTION``     file with the Inception weights of torch-fidelity, where they are not in its cache
 ``SUITE_DEVICE``        ``cpu``, ``cuda`` or ``cuda:N``; by default a GPU where there is one
 ``SUITE_HOUSE_NUMBERS`` ``svhn`` to download the photographs, or ``street_digits``, the default, drawn in their place
 ``SUITE_RETRAIN``       run ids (comma separated, ``*`` allowed) to train although a record exists
-``SUITE_MINUTES``       time budget of one run; a run that hits it stops at a checkpoint and its record says so
+``SUITE_MINUTES``       time budget of one run, over all sittings of its training; a run that hits it stops at a
+                        checkpoint and its record says so
 ``SUITE_PROGRESS``      ``off`` turns progress bars off
 ======================= ==========================================================================================
 """
@@ -20,7 +22,9 @@ from __future__ import annotations
 import ctypes
 import fnmatch
 import os
+import platform
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 PROJECT_ROOT = Path(__file__).resolve().parent.parent
@@ -56,13 +60,13 @@ def choose(*, smoke, quick, full):
 
 def data_folder() -> Path:
     """Folder of downloads and decoded caches."""
-    return Path(os.environ.get("SUITE_DATA") or PROJECT_ROOT / "data")
+    return PROJECT_ROOT / (os.environ.get("SUITE_DATA") or "data")
 
 
 def output_folder() -> Path:
     """Folder that holds ``results/``, ``figures/`` and executed ``notebooks/`` of the profile in force."""
     if os.environ.get("SUITE_OUTPUT"):
-        return Path(os.environ["SUITE_OUTPUT"])
+        return PROJECT_ROOT / os.environ["SUITE_OUTPUT"]  # a notebook's kernel and the command line work in different folders
     return PROJECT_ROOT if profile() == "full" else PROJECT_ROOT / "build" / profile()
 
 
@@ -72,7 +76,7 @@ def checkpoint_folder() -> Path:
 
 
 def time_budget_seconds() -> float | None:
-    """Seconds that one run may train, or None for no limit."""
+    """Seconds that one run may train, all its sittings together, or None for no limit."""
     text = os.environ.get("SUITE_MINUTES")
     if not text:
         return None
@@ -96,6 +100,16 @@ def device():
     return torch.device(name)
 
 
+def environment() -> dict:
+    """Versions and device of this process, for records and notebooks."""
+    import numpy as np
+    import torch
+
+    chosen = device()
+    name = torch.cuda.get_device_name(chosen) if chosen.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
+    return {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__, "device": name}
+
+
 def house_numbers() -> str:
     """The data set of the questions that ask for SVHN: by default its stand-in, which needs no download."""
     name = os.environ.get("SUITE_HOUSE_NUMBERS") or HOUSE_NUMBERS[0]
@@ -106,8 +120,17 @@ def house_numbers() -> str:
 
 def asked_again(run_id: str) -> bool:
     """Whether a run is to be trained although it has a record."""
-    patterns = os.environ.get("SUITE_RETRAIN", "").split(",")
-    return any(fnmatch.fnmatch(run_id, pattern.strip()) for pattern in patterns)
+    return any(fnmatch.fnmatch(run_id, pattern) for pattern in _retrain())
+
+
+def unknown_retrain(run_ids: Iterable[str]) -> list[str]:
+    """The patterns of ``SUITE_RETRAIN`` that none of the given runs matches."""
+    run_ids = list(run_ids)
+    return [pattern for pattern in _retrain() if not fnmatch.filter(run_ids, pattern)]
+
+
+def _retrain() -> list[str]:
+    return [pattern.strip() for pattern in os.environ.get("SUITE_RETRAIN", "").split(",") if pattern.strip()]
 
 
 def show_progress() -> bool:

@@ -1,5 +1,6 @@
 """Records: run or load or resume, digests, spread, and what faults leave behind."""
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -82,7 +83,7 @@ def test_a_cpu_starts_a_long_full_run_only_when_somebody_granted_it(project, mon
         granted.setenv("SUITE_RETRAIN", "beta")
         assert Suite("9_test").attempt("gamma", train, {"value": 3.0}, serves=["alpha", "beta"]).id == "gamma"
     monkeypatch.setattr(settings, "device", lambda: torch.device("cuda"))
-    monkeypatch.setattr(records, "environment", lambda: {"device": "a GPU"})
+    monkeypatch.setattr(settings, "environment", lambda: {"device": "a GPU"})
     assert Suite("9_test").attempt("beta", train, {"value": 4.0}).id == "beta"
 
 
@@ -108,6 +109,28 @@ def test_a_smaller_profile_never_overwrites_a_larger_ones_record(project, monkey
         Suite("9_test").run("alpha", train, {"value": 1.0})
     assert path.read_bytes() == before
     assert calls == [1.0]
+
+
+def test_a_shorter_training_of_the_same_run_leaves_the_longer_record(project, monkeypatch, capsys):
+    _, train, calls = project
+
+    steps = [3]
+
+    def stopped(run, value):
+        return dataclasses.replace(train(run, value), budget=(steps[0], 4, "steps"))
+
+    stopped.__name__ = "train"  # the code that a record is of is looked up by name
+    monkeypatch.setenv("SUITE_RETRAIN", "alpha")
+    longer = Suite("9_test").run("alpha", stopped, {"value": 1.0})
+    before = longer.path.read_bytes()
+    steps[0] = 2
+    assert Suite("9_test").run("alpha", stopped, {"value": 1.0}).content == longer.content
+    assert longer.path.read_bytes() == before
+    assert "the record there came further: it stays" in capsys.readouterr().out
+    assert Suite("9_test").run("alpha", stopped, {"value": 2.0})["budget"]["done"] == 2  # another configuration is another run
+    steps[0] = 4
+    assert Suite("9_test").run("alpha", stopped, {"value": 2.0}).complete
+    assert len(calls) == 4
 
 
 @pytest.mark.parametrize("failing_write", [1, 2])
@@ -168,6 +191,30 @@ def test_a_figure_has_the_same_bytes_each_time_and_its_digest_is_in_the_record(p
         images.append((suite.figures / "alpha.png").read_bytes())
     assert images[0] == images[1]
     assert Record(record.path)["figures"] == {"alpha.png": files.file_digest(suite.figures / "alpha.png")}
+
+
+def test_a_figure_does_not_undo_what_another_process_recorded(project, monkeypatch):
+    from helpers import plotting
+
+    _, train, _ = project
+    suite = Suite("9_test")
+    old = suite.run("alpha", train, {"value": 1.0})
+    new = suite.run("alpha", train, {"value": 3.0})  # as another process would, while the notebook holds the old record
+    with pytest.raises(RecordError, match=r"alpha.json is another record than the one curve.png was drawn from"):
+        suite.figure(plotting.plt.subplots()[0], "curve.png", old)
+    assert Record(new.path).content == new.content
+
+
+def test_two_processes_write_one_file_and_neither_fails(tmp_path):
+    code = f"""
+from pathlib import Path
+from helpers.files import write_together
+for round in range(100):
+    write_together({{Path({str(tmp_path)!r}) / name: b"x" * 1000 for name in ("a.json", "a.npz")}})
+"""
+    both = [subprocess.Popen([sys.executable, "-c", code], cwd=settings.PROJECT_ROOT) for _ in range(2)]
+    assert [process.wait() for process in both] == [0, 0]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.json", "a.npz"]
 
 
 def test_a_record_tells_its_stand_in_and_its_cut_budget(project):

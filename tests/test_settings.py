@@ -26,6 +26,16 @@ def test_an_unknown_profile_lists_the_known_ones(monkeypatch):
         settings.profile()
 
 
+def test_relative_folders_are_within_the_project_wherever_the_process_works(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SUITE_DATA", "here/data")
+    monkeypatch.setenv("SUITE_OUTPUT", "out")
+    assert settings.data_folder() == settings.PROJECT_ROOT / "here" / "data"
+    assert settings.output_folder() == settings.PROJECT_ROOT / "out"
+    monkeypatch.setenv("SUITE_OUTPUT", str(tmp_path))
+    assert settings.output_folder() == tmp_path
+
+
 def test_an_unknown_device_lists_those_of_the_machine(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
