@@ -12,9 +12,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from helpers import notebooks, records, settings, tables
+from helpers import notebooks, records, settings, tables, verdicts
 
 
 @dataclass(frozen=True)
@@ -24,8 +24,8 @@ class Task:
     Attributes:
         notebook, run_id: where it is and what it is called.
         record: its record, or None.
-        state: recorded, partial (its budget was cut), stale (the code has changed since), begun (a checkpoint and no record)
-            or missing.
+        state: recorded, partial (its budget was cut), stale (the code has changed since), begun (a checkpoint and no record),
+            unreadable (its record is damaged) or missing.
         seconds_left: estimate of the training that is left, or None where nothing was measured that tells.
         measured_on: the run that the estimate is scaled from; empty for a run's own record.
     """
@@ -65,16 +65,24 @@ def duration(seconds: float) -> str:
 
 def tasks() -> list[Task]:
     """Every run that the sheets ask for, in the order of the notebooks."""
-    asked = sorted(tables.deliverables()["run"], key=lambda entry: entry["notebook"])
-    there = {entry["id"]: records.load(entry["id"]) for entry in asked}
-    return [_task(entry, there, asked) for entry in asked]
+    asked = sorted(verdicts.asked_runs(), key=lambda entry: entry["notebook"])
+    there, damaged = {}, set()
+    for run_id in (entry["id"] for entry in asked):
+        try:
+            there[run_id] = records.load(run_id)
+        except records.RecordError:
+            there[run_id] = None
+            damaged.add(run_id)
+    found = [_task(entry, there, asked) for entry in asked]
+    return [replace(task, state="unreadable") if task.run_id in damaged else task for task in found]
 
 
 def _task(entry: dict, there: dict[str, records.Record | None], asked: list[dict]) -> Task:
     run_id, record = entry["id"], there[entry["id"]]
-    if record is not None:
-        return Task(entry["notebook"], run_id, record, records.state(record), _whole_seconds(record) - record["seconds"])
     begun = any(settings.checkpoint_folder().glob(f"{run_id}-*.pt"))
+    if record is not None:
+        spent = record["seconds"] if begun or record.complete else 0.0  # a cut run goes on from its checkpoint or begins anew
+        return Task(entry["notebook"], run_id, record, records.state(record), _whole_seconds(record) - spent)
     # The nearest relative of a run that was never finished is the one of its notebook whose name begins most like its own.
     relatives = [other["id"] for other in asked if other["notebook"] == entry["notebook"] and there[other["id"]] is not None]
     nearest = max(relatives, key=lambda other: _common_letters(run_id, other), default="")
@@ -97,8 +105,9 @@ def _whole_seconds(record: records.Record) -> float:
 
 def status_rows() -> Iterator[list[str]]:
     """Rows of the table of all runs: run, state, budget, training left, metric, ours, the sheet's, the target, the bound."""
+    asked = {entry["id"]: entry.get("metrics", {}) for entry in verdicts.asked_runs()}
     for task in tasks():
-        metrics = tables.asked(task.run_id).get("metrics", {}) if task.record else {}
+        metrics = asked[task.run_id] if task.record else {}
         head = [task.run_id, task.state, task.budget, task.left]
         for name, facts in metrics.items() or [("", {})]:
             ours = task.record.metrics.get(name) if task.record else None
@@ -107,13 +116,30 @@ def status_rows() -> Iterator[list[str]]:
 
 
 def left_to_do(more: bool) -> dict[str, list[Task]]:
-    """Notebook -> its runs without a record or asked for by name; with ``more`` also those whose budget was cut."""
-    wanted = ("missing", "begun", *(("partial",) if more else ()))
-    found = {name: [] for name in notebooks.names()}
-    for task in tasks():
-        if (task.state in wanted or settings.asked_again(task.run_id)) and task.notebook in found:
+    """Notebook -> its runs without a record or asked for by name; with ``more`` also those whose budget was cut.
+
+    A record of the drawn house numbers counts as none where ``SUITE_HOUSE_NUMBERS`` asks for the photographs.
+
+    Raises:
+        SettingError: ``SUITE_RETRAIN`` names a run that there is not.
+    """
+    wanted = ("missing", "begun", "unreadable", *(("partial",) if more else ()))
+    found, everything = {name: [] for name in notebooks.names()}, [*tasks(), *_supporting()]
+    if unknown := settings.unknown_retrain(task.run_id for task in everything):
+        raise settings.SettingError(f"SUITE_RETRAIN names no run with {', '.join(unknown)}; make status lists the runs")
+    for task in everything:
+        drawn = task.record is not None and (task.record["dataset"] or {}).get("stands_for") == settings.house_numbers()
+        if (task.state in wanted or drawn or settings.asked_again(task.run_id)) and task.notebook in found:
             found[task.notebook].append(task)
     return found
+
+
+def _supporting() -> Iterator[Task]:
+    """Recorded runs that no sheet asks for and others rest upon, such as the classifier behind a distance."""
+    asked = {entry["id"] for entry in verdicts.asked_runs()}
+    for path in sorted((settings.output_folder() / "results").glob("*.json")):
+        if path.stem not in asked and (record := records.load(path.stem)) is not None:
+            yield Task(record["notebook"], record.id, record, "supporting", 0.0)
 
 
 def train_and_build(*, minutes: float | None = None, more: bool = False) -> bool:
@@ -159,8 +185,6 @@ def _run_script(name: str, asked: list[str], deadline: float | None) -> bool:
     """
     wanted = ",".join(filter(None, (os.environ.get("SUITE_RETRAIN"), *asked)))
     environment = os.environ | {"SUITE_PROFILE": settings.profile(), "SUITE_RETRAIN": wanted}
-    if deadline is not None:
-        environment.setdefault("SUITE_MINUTES", f"{max(1.0, (deadline - time.monotonic()) / 60):.0f}")
     process = subprocess.Popen([sys.executable, str(notebooks.source_path(name))], env=environment)
     try:
         status = process.wait(None if deadline is None else max(0.0, deadline - time.monotonic()))

@@ -52,6 +52,8 @@ class Verdict:
 def asked_runs() -> list[dict]:
     """Every run of ``deliverables.toml``, the twenty Dirac GANs as one entry with a ``verdicts`` table."""
     content = tables.deliverables()
+    if "dirac" not in content:
+        return list(content["run"])
     dirac = content["dirac"]
     verdicts = dict(dirac["verdicts"])
     for name, verdict in dirac["verdicts"].items():  # jsd_6 repeats jsd_1 with a moving average
@@ -62,11 +64,6 @@ def asked_runs() -> list[dict]:
     runs = list(content["run"])
     place = next((index for index, run in enumerate(runs) if run["notebook"] == dirac["notebook"]), len(runs))
     return [*runs[:place], entry, *runs[place:]]
-
-
-def short_question(entry: dict) -> str:
-    """The number of a question without its description."""
-    return entry["question"].split(": ")[0].split(" (")[0]
 
 
 def judge(entry: dict, record: Record | None) -> list[Verdict]:

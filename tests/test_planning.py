@@ -51,7 +51,9 @@ def test_a_run_is_estimated_from_its_own_rate_or_from_its_nearest_relative(small
     record("thing_dset1", budget={"done": 100, "planned": 400, "unit": "steps"}, seconds=60.0)
     folder = settings.checkpoint_folder()
     folder.mkdir(parents=True)
-    (folder / "thing_dset2-model-0123.pt").write_bytes(b"")
+    assert planning.tasks()[0].seconds_left == 240.0  # without its checkpoint it begins anew
+    for name in ("thing_dset1-model-0123.pt", "thing_dset2-model-0123.pt"):
+        (folder / name).write_bytes(b"")
     first, second, other = planning.tasks()
     assert (first.seconds_left, first.budget, first.left) == (180.0, "100 of 400 steps", "about 3 min")
     assert (second.state, second.seconds_left, second.left) == ("begun", 240.0, "about 4 min, after thing_dset1")
@@ -84,10 +86,51 @@ def test_the_end_comes_in_time(small, tmp_path, capfd):
     assert "minutes are over in 9_small" in capfd.readouterr().out
 
 
+def test_the_time_of_a_sitting_is_not_a_budget_of_its_runs(small, tmp_path):
+    small(f"Path({str(tmp_path)!r}, 'minutes').write_text(os.environ.get('SUITE_MINUTES', 'no budget'))")
+    planning.train_and_build(minutes=5)  # a budget counts all sittings: the second would end at once
+    assert (tmp_path / "minutes").read_text() == "no budget"
+
+
 def test_a_script_that_fails_is_an_error_that_names_it(small):
     small("raise ValueError('no')")
     with pytest.raises(notebooks.NotebookError, match=r"9_small.py ended with status 1"):
         planning.train_and_build()
+
+
+def test_a_name_that_is_no_run_is_refused_and_a_supporting_run_is_found(small, monkeypatch):
+    for entry in ENTRIES:
+        record(entry["id"])
+    fake_suite.edit(settings.output_folder() / "results" / "other.json", lambda content: content.update(id="classifier"))
+    (settings.output_folder() / "results" / "other.json").rename(settings.output_folder() / "results" / "classifier.json")
+    record("other")
+    monkeypatch.setenv("SUITE_RETRAIN", "thing_*, classifier")
+    assert [task.run_id for task in planning.left_to_do(more=False)["9_small"]] == ["thing_dset1", "thing_dset2", "classifier"]
+    monkeypatch.setenv("SUITE_RETRAIN", "thing_*,clasifier")
+    with pytest.raises(settings.SettingError, match="SUITE_RETRAIN names no run with clasifier"):
+        planning.left_to_do(more=False)
+
+
+def test_a_damaged_record_is_shown_and_trained_again(small):
+    for entry in ENTRIES:
+        record(entry["id"])
+    (settings.output_folder() / "results" / "other.json").write_text("{")
+    assert [task.state for task in planning.tasks()] == ["stale", "stale", "unreadable"]
+    assert [task.run_id for task in planning.left_to_do(more=False)["9_small"]] == ["other"]
+
+
+def test_drawn_house_numbers_count_as_none_where_the_photographs_are_asked_for(small, monkeypatch):
+    for entry in ENTRIES:
+        record(entry["id"])
+    fake_suite.edit(settings.output_folder() / "results" / "other.json",
+                    lambda content: content["dataset"].update(name="street_digits", stand_in=True, stands_for="svhn"))
+    assert planning.left_to_do(more=False) == {"9_small": []}
+    monkeypatch.setenv("SUITE_HOUSE_NUMBERS", "svhn")
+    assert [task.run_id for task in planning.left_to_do(more=False)["9_small"]] == ["other"]
+
+
+def test_every_run_is_planned_the_dirac_games_among_them():
+    assert {"dirac", "q1_a_dset1", "cifar10_w1_3"} <= {task.run_id for task in planning.tasks()}
 
 
 def test_a_cut_run_is_only_gone_on_with_when_asked(small, monkeypatch):
