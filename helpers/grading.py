@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from helpers import notebooks, tables, verdicts
 from helpers.records import Record
-from helpers.submission import ARRAYS_LIMIT, FIGURE_LIMIT, PARSING_ERRORS, Copy, Unreadable
+from helpers.submission import ARRAYS_LIMIT, FIGURE_LIMIT, Copy, Unreadable
 from helpers.verdicts import Verdict
 
 STATUSES = ("pass", "partial", "fail", "missing", "manual")
@@ -202,8 +202,10 @@ def _misprinted(entry: dict, record: Record, printed: dict[tuple[str, str], str]
     wrong = []
     for metric in entry.get("metrics", {}):
         shown = printed.get((entry["id"], metric))
-        if shown is not None and metric in record.metrics and not _agrees(shown, record.metrics[metric], record.spread[metric]):
-            ours = Verdict(metric, record.metrics[metric], record.spread[metric]).measured
+        if shown is None or metric not in record.metrics:
+            continue
+        ours = Verdict(metric, record.metrics[metric], record.spread[metric]).measured
+        if shown != ours:
             wrong.append(f"{metric} of {entry['id']}: the notebook prints {shown[:40]}, the record has {ours}")
     return wrong
 
@@ -234,16 +236,3 @@ def _rows_of_results(text: str) -> dict[tuple[str, str], str]:
             run, metric, ours = (cells[column] for column in columns)
             rows[run, metric] = ours
     return rows
-
-
-def _agrees(shown: str, value: float, spread: dict) -> bool:
-    """Whether a printed ``mean ± deviation`` rounds the numbers of a record."""
-    numbers = [part.strip() for part in shown.split("±")]
-    wanted = [value, spread["std"]] if spread["n"] > 1 else [value]
-    if len(numbers) != len(wanted):
-        return False
-    try:
-        return all(abs(float(text) - number) <= 0.5000001 * 10 ** -len(text.partition(".")[2])
-                   for text, number in zip(numbers, wanted, strict=True))
-    except PARSING_ERRORS:
-        return False

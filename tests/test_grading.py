@@ -61,6 +61,18 @@ def test_a_number_changed_by_hand_is_caught_by_name(copy):
                for reason in item.reasons)
 
 
+def test_a_small_number_is_compared_in_all_its_digits(copy):
+    def shrink(content):
+        content["metrics"]["recon_mse"] = 2.7e-05
+        content["spread"]["recon_mse"] = {"std": 0.0, "min": 2.7e-05, "max": 2.7e-05, "n": 1}
+
+    fake_suite.edit(copy / "results" / "mit_p4_toroidal.json", shrink)
+    record = Copy.of(copy).record("mit_p4_toroidal")
+    entry = next(entry for entry in verdicts.asked_runs() if entry["id"] == "mit_p4_toroidal")
+    for shown, wrong in (("2.7e-05", 0), ("3.1e-05", 1), ("2.7e-06", 1)):
+        assert len(grading._misprinted(entry, record, {("mit_p4_toroidal", "recon_mse"): shown})) == wrong
+
+
 def test_a_mean_that_its_seeds_do_not_give_is_caught(copy):
     fake_suite.edit(copy / "results" / "q1_a_dset1.json", lambda content: content["metrics"].update(neg_elbo=4.405))
     assert "does not lie between its own smallest and largest seed" in mark(copy)["q1_a_dset1"].reasons[0]
