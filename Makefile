@@ -6,7 +6,7 @@ PROFILE ?= quick
 .PHONY: help environment run test full figures report grade gradescope readme bench check status colab clean
 
 help:  ## this list
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## */\t/' | awk -F'\t' '{printf "  %-12s %s\n", $$1, $$2}'
+	@awk -F':.*## *' '/^[a-z]+:.*## /{printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 environment:  ## make .venv with everything the suite needs
 	@bash scripts/environment.sh

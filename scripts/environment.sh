@@ -3,8 +3,8 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-stamp=.venv/requirements.sha256
-wanted=$(cat requirements.txt requirements-dev.txt scripts/environment.sh | sha256sum)
+stamp=.venv/requirements.cksum
+wanted=$(cat requirements.txt requirements-dev.txt scripts/environment.sh | cksum)
 if [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$wanted" ] && .venv/bin/python -c '' 2>/dev/null; then
     exit 0
 fi

@@ -14,5 +14,6 @@ if command -v apt-get >/dev/null; then
         DEBIAN_FRONTEND=noninteractive $prefix $command -qq >/dev/null 2>&1 && command -v latexmk >/dev/null && exit 0
     fi
 fi
-echo "TeX is missing, so the PDF is not built; to have it: sudo $command"
+[ "$(uname -s)" = Darwin ] && command="brew install --cask mactex-no-gui" || command="sudo $command"
+echo "TeX is missing, so the PDF is not built; to have it: $command"
 exit 1
