@@ -180,7 +180,7 @@ def moved_flow(notebook, length, latent_size):
     torch.manual_seed(length)
     model = notebook.FlowVAE(length, latent_size, 20).double().requires_grad_(False)
     if length:
-        torch.nn.init.normal_(model.flow[-1].weight, std=0.5)
+        torch.nn.init.normal_(model.flow[-1].weight, std=0.5 / model.GAIN)
     return model
 
 
