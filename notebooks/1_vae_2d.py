@@ -429,8 +429,8 @@ tables.show(["data set", "points", "std along the long axis", "along the short a
 #
 # In (a) the two coordinates are correlated, and no diagonal noise is. The correlation has to come through the mean, hence
 # through $z$: the model sends the position along the long axis, pays $\log 5$ nats for it, and leaves an isotropic
-# remainder of variance 1 to the noise. The decoder's means lie on a line: the data with the noise removed. Which of the two
-# latent coordinates carries the position, and with which sign, differs from seed to seed; the bound does not.
+# remainder of variance 1 to the noise. The decoder's means lie on a line: the data with the noise removed. The first latent
+# coordinate carries the position, because the second starts nearly asleep; its sign differs from seed to seed, the bound does not.
 #
 # In both parts the bound is reached: what is left between $-\mathrm{ELBO}$ and the dashed line is a matter of
 # hundredths of a nat.
@@ -546,7 +546,8 @@ def importance_bound(weights: Tensor, samples: int) -> Tensor:
 # %% [markdown]
 # **Check** in float64, on a model whose likelihood is known: for a linear Gaussian decoder $x=z+\varepsilon$ the
 # marginal is $\mathcal N(0, 2I)$. With the exact posterior $\mathcal N(x/2, I/2)$ every weight equals $p(x)$, whatever
-# the sample; with a wrong posterior the bound rises with $K$ towards $\log p(x)$ and never passes it.
+# the sample; with a wrong posterior the bound rises with $K$ towards $\log p(x)$ and in expectation never passes it (an estimate
+# may, by its Monte-Carlo error).
 
 
 # %%
@@ -571,7 +572,8 @@ exact = -gaussian_nll(x, torch.zeros_like(x), torch.full_like(x, math.log(2)))
 assert (log_weights(LinearGaussian(math.log(0.5)), x, noise) - exact).abs().max() < 1e-12
 wide = log_weights(LinearGaussian(math.log(1.0)), x, noise)
 bounds = [importance_bound(wide, samples).mean().item() for samples in (1, 10, 100)]
-assert all(low < high for low, high in pairwise(bounds)) and bounds[-1] < exact.mean().item() + 5e-3
+assert bounds[0] < exact.mean().item() - 0.1
+assert abs(bounds[-1] - exact.mean().item()) < 5e-3  # the weights themselves: any mistake in them shows here
 print(f"K = 1, 10, 100: {', '.join(f'{bound:.4f}' for bound in bounds)}; log p(x) = {exact.mean().item():.4f}")
 
 
@@ -638,15 +640,17 @@ suite.figure(figure, "b19_1b_latents.png", clusters)
 
 # %%
 tables.show_results(clusters)
-bound = clusters.arrays["true_nll"]
+points = synthetic.berkeley19_clusters()
+exact = [synthetic.true_neg_log_density(part, "berkeley19_clusters").mean() / (2 * math.log(2)) for part in (points[0][:20000], points[2])]
 final = {split: clusters.arrays[f"final_{split}"].mean(1) for split in ("train", "test")}
-tables.show(["split", "-ELBO", "recon", "KL", "-log p, true density"],
-            [[split, *(f"{value:.4f}" for value in final[split]), f"{limit:.4f}"]
-             for split, limit in zip(("train (first 20000)", "test"), bound, strict=True) for split in [split.split()[0]]])
+tables.show(["split", "-ELBO", "recon", "KL", "-log p of these points, true density"],
+            [[f"{split}, {size}", *(f"{value:.4f}" for value in final[split]), f"{limit:.4f}"]
+             for split, size, limit in zip(("train", "test"), ("first 20,000 points", "all points"), exact, strict=True)])
 gap = clusters.metrics["neg_elbo_first100"] - clusters.metrics["neg_iwae100_first100"]
 print(f"IWAE with 100 samples is tighter than the ELBO by {gap:.4f} nats on the first 100 test points "
       f"(standard error of one seed's ELBO: {clusters['facts']['neg_elbo_first100_standard_error']:.4f})")
-assert gap > 0
+# More samples always give the tighter bound on the same weights; that it still is a bound, no algebra promises.
+assert clusters.metrics["neg_iwae100_first100"] > clusters.arrays["true_nll_first100"] or clusters["profile"] != "full"
 
 # %% [markdown]
 # **The latent space.** Each cluster has its own region of the plane, of a third of the prior's mass, and the regions meet in
@@ -723,7 +727,8 @@ class TorusVAE(nn.Module):
 #
 # Nothing forces the first angle to be the one around the hole: a training run can *tangle*, mapping the surface onto the
 # code with a fold. Several seeds are trained and the one with the lowest reconstruction error is kept. The rule does not
-# look at the path.
+# look at the path. Beside the code, three things differ from 4(a): the encoder sees the coordinates themselves, the hidden layers
+# are wider (64, 64), and training is longer, at a higher and falling rate. So compare the paths, not the two errors.
 
 
 # %%
@@ -745,7 +750,7 @@ class ToroidalVAE(nn.Module):
     def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Mean angles in (-pi, pi] and log-variances of q, (..., 2) each."""
         out = self.encoder(x)
-        # Bounded: a standard deviation above 1 is flat on the circle, one below exp(-5) is a point.
+        # Bounded: one winding on each side is enough up to a standard deviation of 1, and one below exp(-5) is a point.
         return torch.atan2(out[..., 1:4:2], out[..., 0:4:2]), torch.clamp(out[..., 4:] - 3, -10, 0)
 
     def decode(self, angles: Tensor) -> Tensor:
@@ -887,8 +892,8 @@ tables.show(["model", *(f"seed {index}" for index in range(torus.arrays["all"].s
 # leaves the set of codes that the encoder ever produces, and the decoder has to invent what lies between. With angles the
 # code *is* a torus, every code between two codes is one that was trained, and the path stays on the surface: it runs around
 # the hole along the outer equator, as in the sheet's Figure 1. The table shows all seeds, because the choice among them matters:
-# several have a fold somewhere, and where the path crosses it, it leaves the surface. A fold costs reconstruction error, which is
-# why the least error is a good rule of choice although it never looks at the path.
+# several have a fold somewhere, and where the path crosses it, it leaves the surface. The seed that is kept has the least error by
+# far and no fold on its path; among the others the error does not tell which paths are good, so the rule is no guarantee.
 
 # %%
 # On Colab: one zip of results and figures to download.

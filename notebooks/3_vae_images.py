@@ -1329,6 +1329,11 @@ if len(pair) == len(PART_B):
           f"{gain['test_kl_bpd']:+.4f} in KL ({gain['test_kl_bpd'] * nats:+.1f} nats an image)")
     print(f"its codes cost {ours['test_kl_bpd'] * nats:.1f} nats, and would cost {ours['test_normal_kl_bpd'] * nats:.1f} under "
           f"N(0, I): learning the prior saves {saved * nats:.1f} nats an image, {saved:.4f} bits/dim")
+    size = flow_record["config"]["latents"] * 8 * 8
+    square = max(1.0, 2 * ours["test_normal_kl_bpd"] * nats / size - 1)  # of a coordinate, at least: log std is -1 at least
+    scale = size * 0.5 * (square - 1 - math.log(square))
+    print(f"of this at least {scale:.1f} nats ({scale / (saved * nats):.0%}) are scale: under N(0, I) such costs need coordinates with "
+          f"mean square {square:.1f} or more, and a normal prior with one learned variance would already save as much")
     print(f"with the standard normal, KL is {plain['test_kl_bpd'] / plain['test_bpd']:.1%} of the bound")
     assert ours["test_bpd"] <= plain["test_bpd"] or normal["profile"] != "full"
 
@@ -1336,17 +1341,23 @@ if len(pair) == len(PART_B):
 # **Does the autoregressive prior make a difference, and why?** The lines above say how much, and split the difference: the
 # prior acts on the KL directly, and on the reconstruction only through the encoder, which may put more into a code that has
 # become cheaper. The reason is the identity of B.3: averaged over images, the KL is the information that the code carries plus
-# $D_{KL}(q(z)\,\|\,p(z))$. With $\mathcal N(0,I)$ the second part is paid for every dependence between codes of neighbouring
-# places, and images are full of them: a wall's colour, a stroke that goes on. The flow predicts each place from those before it
-# and gives the part back that it can predict, never more. So:
+# $D_{KL}(q(z)\,\|\,p(z))$. Two things make up the second part, and the flow takes from both:
 #
-# - for given codes the gain is bounded by their KL, whose share is printed above; the rest is pixel noise and detail, which no
-#   prior of the code can touch;
-# - it is there without any change to encoder and decoder, which both models share, and it costs nothing at the start, where the
-#   flow *is* the standard normal;
-# - it is there early: predicting a place from its neighbours is a small task, solved while the decoder is still learning, and an
-#   encoder whose codes need not look like $\mathcal N(0,I)$ may put more into them (the grey line above: what its codes would
-#   cost without the flow). How much of the gain is left after long training, runs as short as the titles say cannot tell;
+# - *scale*. The sheet puts a $\tanh$ on the encoder's log standard deviation, so that no coordinate is known more finely than
+#   $e^{-1}$. Under $\mathcal N(0,1)$ that is about one nat; to say more, a code has to spread its means, which the standard
+#   normal charges with half their square. The flow's own $s=\tanh(\cdot)$ lets the prior be up to $e$ wide and its $\mu$ lets it
+#   follow, and the codes make use of it. The line on scale says how much of the saving, at the least, needs no dependence;
+# - *dependence* between codes of neighbouring places, and images are full of them: a wall's colour, a stroke that goes on. The flow
+#   predicts each place from those before it and gives back what it can predict, never more.
+#
+# What follows:
+#
+# - for given codes the gain is bounded by their KL; the rest is pixel noise and detail, which no prior of the code can touch. But
+#   codes are not given: where a nat of code is cheaper, the encoder says more, and that part of the gain is in recon (printed above;
+#   the grey line is what its codes would cost without the flow);
+# - encoder and decoder have the same architecture in both models, and at the start the flow *is* the standard normal;
+# - the gain is there early, while the decoder is still learning. How much of it is left after long training, runs as short as the
+#   titles say cannot tell;
 # - samples gain where the aggregate posterior is far from $\mathcal N(0,I)$: places drawn independently do not fit together,
 #   places drawn in order can.
 #

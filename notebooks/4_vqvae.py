@@ -149,15 +149,16 @@ def to_pixels(images: Tensor) -> np.ndarray:
 # **What the codes want.** Fix the assignment, and let $n_k$ vectors $z_i$ have chosen code $k$, of $n$ in all. The second
 # term is $\frac1{nD}\sum_k\sum_{i\in k}\lVert z_i-e_k\rVert^2$, its gradient
 # $\frac{2}{nD}\sum_{i\in k}(e_k-z_i)=\frac{2n_k}{nD}(e_k-\bar z_k)$, and it vanishes at the mean $\bar z_k$ of the vectors
-# that chose the code. This is the $k$-means algorithm, a step at a time; and its weakness: **the step is proportional to
-# $n_k$**, so a code that nobody chooses never moves, and is never chosen. The sheet starts all codes in $[-1/K,1/K]^D$, a
+# that chose the code. This is the $k$-means algorithm, a step at a time; and its weakness: **the gradient is proportional to
+# $n_k$**. Adam evens out its size for codes that are chosen now and then, but nothing is not evened out: a code that nobody chooses
+# never moves, and is never chosen. The sheet starts all codes in $[-1/K,1/K]^D$, a
 # tiny cloud which the encodings leave at once, a few codes following: the others are dead from the start.
 #
 # **The option.** Set each code to its mean directly. Keep running counts and sums over the batches,
 #
 # $$N_k\leftarrow\gamma N_k+(1-\gamma)\,n_k,\qquad m_k\leftarrow\gamma m_k+(1-\gamma)\sum_{i\in k}z_i,\qquad e_k=m_k/N_k ,$$
 #
-# so that the speed of a code does not depend on its popularity, only its memory, about $1/(1-\gamma)$ batches, on $\gamma$.
+# so that a code is where its vectors are, over a memory of about $1/(1-\gamma)$ batches, whatever the optimiser's rate.
 # And **restart the dead**: a code whose $N_k$ is below a tenth of an even share is put on a random vector of the batch, where
 # the encodings are. At the start all counts are zero: the first batch gives the first codes. Counts and sums are buffers, so
 # a checkpoint has them.
@@ -1063,7 +1064,9 @@ def draw_prior_curves(record) -> plt.Figure:
     board.set_title("test loss by position of the token", fontsize=9)
     board.set_axis_off()
     figure.colorbar(image, ax=board, shrink=0.8, label=f"nats; the first token {positions[0, 0]:.2f}")
-    plotting.title(figure, f"{record.id}: transformer prior", record)
+    epochs = record["config"]["prior"]["epochs"]
+    plotting.title(figure, f"{record.id}: transformer prior, {epochs} epochs, over the codes of a VQ-VAE", record)
+    figure.draw_without_rendering()  # the layout needs a second look at pictures of fixed proportions
     return figure
 
 
