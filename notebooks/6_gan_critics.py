@@ -1513,7 +1513,9 @@ if gans:
 
 # %%
 def rank_correlation(first: np.ndarray, second: np.ndarray) -> float:
-    """Spearman's correlation of two sequences without ties."""
+    """Spearman's correlation of two sequences without ties; not a number where there are fewer than two pairs."""
+    if len(first) < 2:
+        return math.nan
     ranks = [np.argsort(np.argsort(values)) for values in (first, second)]
     return float(np.corrcoef(*ranks)[0, 1])
 
