@@ -610,7 +610,8 @@ def part_a(architecture: str, dataset: str, limit: dict[str, int] | None, **opti
     """The configuration of a run of part A under the profile in force."""
     steps = STEPS[architecture]
     return {"architecture": architecture, "dataset": dataset, "limit": limit,
-            "width": settings.choose(smoke=4, quick=16, full=32), "epochs": settings.choose(smoke=1, quick=2, full=20),
+            "width": settings.choose(smoke=4, quick={"plain": 16, "hierarchical": 32}[architecture], full=32),
+            "epochs": settings.choose(smoke=1, quick=20, full=20),
             "batch_size": min(steps["batch_size"], settings.choose(smoke=32, quick=64, full=128)),
             "learning_rate": steps["learning_rate"], **options}
 
