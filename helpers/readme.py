@@ -42,7 +42,7 @@ def shares_table() -> list[str]:
     if not path.exists():
         return []
     parts = ("model", "optimiser", "data", "loop")
-    lines = ["", "Where the time of a training step goes, on the main model of each notebook; its memory; and what its training",
+    lines = ["", "Where the time of a training step goes, on main models of the notebooks; its memory; and what its training",
              "should take on a T4, an estimate from counted operations (how: `benchmarks/loop_shares.py`):", "",
              "| run | steps/s | model | optimiser | data | loop | memory MiB | T4 minutes, estimated |",
              "|---|---:|---:|---:|---:|---:|---:|---:|"]
