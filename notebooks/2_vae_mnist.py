@@ -317,7 +317,8 @@ tables.show_results(autoencoder)
 # ## A.2 The evidence lower bound, and its one-sample estimator
 #
 # **Question 2(a): proof of the ELBO.** Let $p(x,z)=p(z)\,p_\theta(x|z)$ and let $q(z|x)$ be any density with $p(z|x)>0$
-# wherever $q(z|x)>0$ (if not, the ELBO is $-\infty$, and nothing is to be proved). Start from the marginal log-likelihood. It does not depend on $z$, so averaging it over $q$ changes
+# wherever $q(z|x)>0$ (if not, the ELBO is $-\infty$, and nothing is to be proved). Start from the marginal log-likelihood. It does
+# not depend on $z$, so averaging it over $q$ changes
 # nothing, because $\int q(z|x)\,dz=1$:
 #
 # $$\log p(x) = \log p(x)\int q(z|x)\,dz = \mathbb E_{q(z|x)}\big[\log p(x)\big].$$
@@ -530,7 +531,8 @@ tables.show_results(verification)
 
 # %% [markdown]
 # The closed form moves from point to point because each has its own batch. About two thirds of the estimates should lie within
-# one standard error of it and all but a few within two; the standard error shrinks like $1/\sqrt{n}$. The KL of an untrained network is small, so even a tiny absolute error is a visible
+# one standard error of it and all but a few within two; the standard error shrinks like $1/\sqrt{n}$. The KL of an untrained network
+# is small, so even a tiny absolute error is a visible
 # relative one.
 #
 # **Question 3(c): training with both losses.** Both minimise $\mathrm{mse}+10^{-3}\cdot\overline{\mathrm{KL}}$ (the course's

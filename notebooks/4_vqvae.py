@@ -150,7 +150,7 @@ def to_pixels(images: Tensor) -> np.ndarray:
 # term is $\frac1{nD}\sum_k\sum_{i\in k}\lVert z_i-e_k\rVert^2$, its gradient
 # $\frac{2}{nD}\sum_{i\in k}(e_k-z_i)=\frac{2n_k}{nD}(e_k-\bar z_k)$, and it vanishes at the mean $\bar z_k$ of the vectors
 # that chose the code. This is the $k$-means algorithm, a step at a time; and its weakness: **the gradient is proportional to
-# $n_k$**. Adam evens out its size for codes that are chosen now and then, but nothing is not evened out: a code that nobody chooses
+# $n_k$**. Adam evens out its size for codes that are chosen now and then, but zero stays zero: a code that nobody chooses
 # never moves, and is never chosen. The sheet starts all codes in $[-1/K,1/K]^D$, a
 # tiny cloud which the encodings leave at once, a few codes following: the others are dead from the start.
 #

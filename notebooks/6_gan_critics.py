@@ -1549,7 +1549,7 @@ else:
 # Of the two correlations the *live* one counts: the critic is trained against the live generator and has never seen the averaged one,
 # on which JSD drops below zero now and then and says nothing.
 #
-# *What was measured* is little: a few evaluations in the first hundredths of the budget, one seed. It says that the bounded slope matters more
+# *What was measured* at the full profile is little: a few evaluations in the first hundredths of the budget, one seed. It says that the bounded slope matters more
 # than the metric. Without a regulariser the live JSD rises from its first evaluation to its last while the distance falls to a third: it misleads.
 # With R1 JSD falls along with the distance, as $W_1$ does, both by more than half. What the five runs do later is the theory below, not a measurement.
 #
