@@ -1551,7 +1551,7 @@ else:
 #
 # *What was measured* at the full profile is little: a few evaluations in the first hundredths of the budget, one seed. It says that the bounded slope matters more
 # than the metric. Without a regulariser the live JSD rises from its first evaluation to its last while the distance falls to a third: it misleads.
-# With R1 JSD falls along with the distance at every evaluation, as $W_1$ does; metrics and distances end below a fifth of their first values. What the five runs do later is the theory below, not a measurement.
+# With R1 the live JSD falls along with the distance at every evaluation, as the live $W_1$ does; these metrics and distances end below a fifth of their first values. What the five runs do later is the theory below, not a measurement.
 #
 # *Why JSD fails.* Images and samples lie near sets of low dimension in $\mathbb R^{3072}$, which hardly meet. If two distributions have disjoint supports, then
 # $\mathrm{JSD}=\log2$ whether they are a hair or a mile apart: the divergence does not know how far. What the critic reports is
