@@ -107,6 +107,7 @@ def run_macros(entry: dict, record: Record | None, stale: bool) -> list[str]:
         return lines
     about = {"record": "yes", "budget": record.describe(), "seeds": len(record["seeds"]), "remark": remark(record, stale)}
     lines += [define(kind, run_id, text=escape(text)) for kind, text in about.items()]
+    lines += [define("full", run_id, text="yes")] if record["profile"] == "full" else []
     lines += [define("mark", run_id, text=mark)] if mark else []
     for verdict in judged:
         if verdict.value is None:

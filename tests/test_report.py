@@ -52,6 +52,20 @@ def test_numbers_are_those_of_the_record_and_are_flagged_where_they_must_be(outp
     assert found["config/q1_a_dset1/learning_rate"] == "0.001"
 
 
+def test_what_the_full_profile_showed_is_said_of_its_records_alone(output, monkeypatch):
+    told = set(re.findall(r"\\whenfull\{(\w+)\}", BODY))
+    assert told
+    for run_id in told:
+        fake_suite.write_record(output, fake_suite.record(fake_suite.entry(run_id)))
+    assert all(f"full/{run_id}" in written() for run_id in told)
+    monkeypatch.setenv("SUITE_PROFILE", "quick")
+    for run_id in told:
+        fake_suite.write_record(output, fake_suite.record(fake_suite.entry(run_id), profile="quick"))
+    found = written()
+    assert not [name for name in found if name.startswith("full/")]
+    assert all(f"record/{run_id}" in found for run_id in told)
+
+
 def test_a_record_that_is_gone_leaves_a_gap_and_no_old_number(output):
     path = fake_suite.write_record(output, fake_suite.record(fake_suite.entry("q1_a_dset1")))
     assert "val/q1_a_dset1/neg_elbo" in written()
