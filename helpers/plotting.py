@@ -53,7 +53,7 @@ def _show_in_notebook(drawn: io.BytesIO, width: int) -> None:
     if get_ipython() is None:
         return
     photograph = io.BytesIO()
-    PIL.Image.open(drawn).convert("RGB").save(photograph, "jpeg", quality=90, subsampling=0)
+    PIL.Image.open(drawn).convert("RGB").save(photograph, "jpeg", quality=80, subsampling=0)
     smaller = 3 * len(photograph.getvalue()) < 2 * len(drawn.getvalue())
     kind, shown = ("jpeg", photograph) if smaller else ("png", drawn)
     display(Image(shown.getvalue()), metadata={f"image/{kind}": {"width": width}})
