@@ -107,7 +107,8 @@ def run_macros(entry: dict, record: Record | None, stale: bool) -> list[str]:
         return lines
     about = {"record": "yes", "budget": record.describe(), "seeds": len(record["seeds"]), "remark": remark(record, stale)}
     lines += [define(kind, run_id, text=escape(text)) for kind, text in about.items()]
-    lines += [define("full", run_id, text="yes")] if record["profile"] == "full" else []
+    if record["profile"] == "full":
+        lines += [define("full", run_id, text="yes")] + ([] if record.complete else [define("cut", run_id, text="yes")])
     lines += [define("mark", run_id, text=mark)] if mark else []
     for verdict in judged:
         if verdict.value is None:

@@ -1549,11 +1549,11 @@ else:
 # Of the two correlations the *live* one counts: the critic is trained against the live generator and has never seen the averaged one,
 # on which JSD drops below zero now and then and says nothing.
 #
-# *What was measured* in the suite's own records (full profile, one seed each, cut after the updates that the table states) is the beginning only. It says
-# that the bounded slope matters more than the metric. Without a regulariser the live JSD rises towards $\log2$ while the distance falls to a quarter: it
-# misleads. With R1 the live JSD falls along with the distance at every evaluation, as the live $W_1$ does; these metrics and distances end below a fifth of their
-# first values. With spectral normalisation, in shorter runs, the live JSD falls less steadily, and $W_1$ has too few evaluations to tell. What the five runs do
-# later is the theory below, not a measurement.
+# *What was measured* in the suite's own records (full profile, one seed each, cut after the updates that the table states) is the beginning only. In it the
+# regulariser matters more than the metric. Without one the live JSD rises towards $\log2$ while the distance falls to a quarter: it misleads. With R1 the live JSD
+# falls along with the distance at every evaluation, as the live $W_1$ does, metrics and distances to less than a fifth of their first values: these runs do not tell
+# the two metrics apart. With spectral normalisation, in shorter runs, the live JSD falls less steadily, and $W_1$ has too few evaluations to tell. What prefers
+# $W_1$, and what the five runs do later, is the theory below, not a measurement.
 #
 # *Why JSD fails.* Images and samples lie near sets of low dimension in $\mathbb R^{3072}$, which hardly meet. If two distributions have disjoint supports, then
 # $\mathrm{JSD}=\log2$ whether they are a hair or a mile apart: the divergence does not know how far. What the critic reports is

@@ -52,18 +52,22 @@ def test_numbers_are_those_of_the_record_and_are_flagged_where_they_must_be(outp
     assert found["config/q1_a_dset1/learning_rate"] == "0.001"
 
 
-def test_what_the_full_profile_showed_is_said_of_its_records_alone(output, monkeypatch):
-    told = set(re.findall(r"\\whenfull\{(\w+)\}", BODY))
-    assert told
-    for run_id in told:
-        fake_suite.write_record(output, fake_suite.record(fake_suite.entry(run_id)))
-    assert all(f"full/{run_id}" in written() for run_id in told)
+def test_what_was_seen_of_full_or_cut_runs_is_said_of_such_records_alone(output, monkeypatch):
+    told = {kind: set(re.findall(rf"\\when{kind}\{{(\w+)\}}", BODY)) for kind in ("full", "cut")}
+    assert all(told.values())
+    cut = {"done": 995, "planned": 100000, "unit": "updates"}
+
+    def guards(**changes):
+        for run_id in told["full"] | told["cut"]:
+            fake_suite.write_record(output, fake_suite.record(fake_suite.entry(run_id), **changes))
+        return {name for name in written() if name.startswith(("full/", "cut/"))}
+
+    full = {f"full/{run_id}" for run_id in told["full"] | told["cut"]}
+    assert guards() == full
+    assert guards(budget=cut) == full | {name.replace("full/", "cut/") for name in full}
     monkeypatch.setenv("SUITE_PROFILE", "quick")
-    for run_id in told:
-        fake_suite.write_record(output, fake_suite.record(fake_suite.entry(run_id), profile="quick"))
-    found = written()
-    assert not [name for name in found if name.startswith("full/")]
-    assert all(f"record/{run_id}" in found for run_id in told)
+    assert guards(profile="quick", budget=cut) == set()
+    assert "record/cifar10_w1_2" in written()
 
 
 def test_a_record_that_is_gone_leaves_a_gap_and_no_old_number(output):
