@@ -11,8 +11,9 @@ from pathlib import Path
 import torch
 
 from benchmarks import loop_shares
-from helpers import settings, tables
+from helpers import settings
 from helpers.files import write_together
+from helpers.results import tables
 
 FOLDER = Path(__file__).parent
 

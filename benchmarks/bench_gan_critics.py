@@ -11,8 +11,10 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from benchmarks.common import peak_megabytes, row, time_alternating
-from helpers import notebooks, settings, standins
-from helpers.training import Batches
+from helpers import settings
+from helpers.data import standins
+from helpers.publish import notebooks
+from helpers.train.training import Batches
 
 IMAGES = 1280  # photo patches: speed does not depend on what the pixels show
 

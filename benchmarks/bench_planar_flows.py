@@ -17,8 +17,9 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.common import peak_megabytes, row, time_alternating
-from helpers import notebooks, synthetic
-from helpers.training import GradientUpdate
+from helpers.data import synthetic
+from helpers.publish import notebooks
+from helpers.train.training import GradientUpdate
 
 BATCH, DEPTHS, STACK = 128, (2, 8, 32), 10
 STEPS = {2: 200, 8: 100, 32: 40}  # a timed call, so that each takes a few hundredths of a second on our side

@@ -6,9 +6,10 @@ import torch
 from torch.utils.data import DataLoader, TensorDataset
 
 from benchmarks.common import peak_megabytes, row, time_alternating
-from helpers import notebooks, synthetic
-from helpers.stacking import Stack
-from helpers.training import Batches, GradientUpdate
+from helpers.data import synthetic
+from helpers.publish import notebooks
+from helpers.train.stacking import Stack
+from helpers.train.training import Batches, GradientUpdate
 
 BATCH = 128
 COURSES = "the courses' loop: DataLoader, Adam, loss.item() a step"

@@ -12,7 +12,8 @@ import copy
 import torch
 
 from benchmarks.common import row, time_alternating
-from helpers import notebooks, settings
+from helpers import settings
+from helpers.publish import notebooks
 
 SAMPLES = {"flow": 100, "pixels": 1}  # drawn at a time
 

@@ -17,8 +17,8 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from benchmarks.common import peak_megabytes, row, time_alternating
-from helpers import notebooks
-from helpers.training import Batches, GradientUpdate
+from helpers.publish import notebooks
+from helpers.train.training import Batches, GradientUpdate
 
 BATCH, IMAGES = 256, 60000
 

@@ -11,8 +11,9 @@ from collections.abc import Callable
 import torch
 
 from benchmarks.common import peak_megabytes, row, time_alternating
-from helpers import notebooks, settings
-from helpers.training import GradientUpdate
+from helpers import settings
+from helpers.publish import notebooks
+from helpers.train.training import GradientUpdate
 
 BATCH, SAMPLES = 128, 100
 

@@ -23,7 +23,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.common import peak_megabytes
-from helpers import datasets, notebooks, records, settings, training
+from helpers import settings
+from helpers.data import datasets
+from helpers.publish import notebooks
+from helpers.results import records
+from helpers.suite import Run
+from helpers.train import training
 
 MAIN_RUNS = ("q1_a_dset1", "mila_p1_vae", "q2_a_dset2", "q3_dset2", "mila_p3_data_arcs_k32", "cifar10_jsd_1")
 
@@ -64,7 +69,7 @@ def measure(seconds: float = 10.0) -> list[dict]:
 def shares(record: records.Record, seconds: float) -> dict:
     """Train a run for some seconds and say where they went."""
     notebook, spent, found = notebooks.definitions(record["notebook"]), Counter(), {}
-    run = records.Run(record.id, record["seed"], "not saved", None)
+    run = Run(record.id, record["seed"], "not saved", None)
 
     def timed(name: str, function):
         def call(*arguments, **options):

@@ -9,7 +9,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from helpers import notebooks, planning, records, settings, tables
+from helpers import settings
+from helpers.publish import notebooks, planning
+from helpers.results import records, tables
 
 
 def build(arguments: argparse.Namespace) -> int:
@@ -42,7 +44,7 @@ def full(arguments: argparse.Namespace) -> int:
 
 def report(arguments: argparse.Namespace) -> int:
     """Build the report from the records alone: report.pdf."""
-    from helpers import report as builder
+    from helpers.publish import report as builder
 
     started = time.perf_counter()
     try:
@@ -56,7 +58,7 @@ def report(arguments: argparse.Namespace) -> int:
 
 def readme(arguments: argparse.Namespace) -> int:
     """Write the table of results into README.md, or only check it."""
-    from helpers import readme as table
+    from helpers.publish import readme as table
 
     if not table.update(check=arguments.check):
         return 0
@@ -66,42 +68,42 @@ def readme(arguments: argparse.Namespace) -> int:
 
 def grade(arguments: argparse.Namespace) -> int:
     """Mark the saved results, figures, notebooks and answers of this suite, or of a copy of it."""
-    from helpers import grade_formats, grading
-    from helpers.submission import Copy, Unreadable
+    from helpers.grade import formats, marking
+    from helpers.grade.submission import Submission, Unreadable
 
     try:
-        copy = Copy.of(Path(arguments.folder)) if arguments.folder else Copy.this_suite()
+        copy = Submission.of(Path(arguments.folder)) if arguments.folder else Submission.this_suite()
     except Unreadable as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    items = grading.mark(copy)
-    grade_formats.show(items)
-    for name, write in grade_formats.WRITERS.items():
+    items = marking.mark(copy)
+    formats.show(items)
+    for name, write in formats.WRITERS.items():
         if getattr(arguments, name):
             write(items, Path(getattr(arguments, name)))
-    return 0 if grading.passed(items) else 1
+    return 0 if marking.passed(items) else 1
 
 
 def gradescope(arguments: argparse.Namespace) -> int:
     """Pack the grade as an autograder for Gradescope."""
-    from helpers import autograder
+    from helpers.grade import gradescope
 
-    path = autograder.pack(Path(arguments.output) if arguments.output else settings.PROJECT_ROOT / "build" / "autograder.zip")
+    path = gradescope.pack(Path(arguments.output) if arguments.output else settings.PROJECT_ROOT / "build" / "autograder.zip")
     print(f"{path}: {path.stat().st_size / 2**10:.0f} KiB")
     return 0
 
 
 def colab(arguments: argparse.Namespace) -> int:
     """Write the repository's address into badges and first cells, or check that it is the same everywhere."""
-    from helpers import bootstrap
+    from helpers.publish import stamping
 
     if arguments.repository is not None:
-        bootstrap.checked(arguments.repository)
+        stamping.checked(arguments.repository)
     if arguments.write or arguments.repository is not None:
-        changed = bootstrap.stamp(bootstrap.setting() if arguments.repository is None else arguments.repository)
+        changed = stamping.stamp(stamping.setting() if arguments.repository is None else arguments.repository)
         print(*(f"stamped {name}" for name in changed), sep="\n", end="\n" * bool(changed))
-    print(f"repository: {bootstrap.setting() or 'none; make colab REPO=owner/name sets it'}")
-    found = bootstrap.complaints()
+    print(f"repository: {stamping.setting() or 'none; make colab REPO=owner/name sets it'}")
+    found = stamping.complaints()
     print(*found or ["first cells and badges agree with it"], sep="\n")
     return 1 if found and not (arguments.write or arguments.repository) else 0
 

@@ -43,7 +43,7 @@ if root is None:
     )
 sys.path.insert(0, str(root))
 
-from helpers import colab
+from helpers.publish import colab
 
 colab.prepare()
 
@@ -57,10 +57,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from helpers import plotting, records, schedules, settings, synthetic, tables
-from helpers.records import Outcome, Run, Suite
-from helpers.stacking import Stack
-from helpers.training import Batches, GradientUpdate, fit
+from helpers import plotting, settings
+from helpers.data import synthetic
+from helpers.results import records, tables
+from helpers.suite import Outcome, Run, Suite
+from helpers.train import schedules
+from helpers.train.stacking import Stack
+from helpers.train.training import Batches, GradientUpdate, fit
 
 suite = Suite("1_vae_2d")
 print(f"profile: {suite.profile}")
@@ -203,7 +206,7 @@ class KLWarmUp(GradientUpdate):
 
 def train_vae(model: nn.Module, train: np.ndarray, test: np.ndarray, *, epochs: int, batch_size: int, learning_rate: float,
               order_seed: int, stack: int | None, training: dict, kl_start: float = 1.0):
-    """Fit a VAE (or a stack) to points (N, 2); returns the :class:`helpers.training.History`.
+    """Fit a VAE (or a stack) to points (N, 2); returns the :class:`helpers.train.training.History`.
 
     With ``kl_start`` below 1 the KL is weighted from there up to 1 over the first 30 % of the steps, and the learning rate
     follows one cycle; else it falls along a half cosine.

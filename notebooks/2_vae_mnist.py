@@ -46,7 +46,7 @@ if root is None:
     )
 sys.path.insert(0, str(root))
 
-from helpers import colab
+from helpers.publish import colab
 
 colab.prepare()
 
@@ -61,10 +61,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from helpers import datasets, plotting, records, schedules, settings, tables
-from helpers.records import Outcome, Run, Suite
-from helpers.stacking import Stack
-from helpers.training import Batches, GradientUpdate, History, fit
+from helpers import plotting, settings
+from helpers.data import datasets
+from helpers.results import records, tables
+from helpers.suite import Outcome, Run, Suite
+from helpers.train import schedules
+from helpers.train.stacking import Stack
+from helpers.train.training import Batches, GradientUpdate, History, fit
 
 suite = Suite("2_vae_mnist")
 print(f"profile: {suite.profile}")

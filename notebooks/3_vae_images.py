@@ -45,7 +45,7 @@ if root is None:
     )
 sys.path.insert(0, str(root))
 
-from helpers import colab
+from helpers.publish import colab
 
 colab.prepare()
 
@@ -61,9 +61,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from helpers import datasets, plotting, records, schedules, settings, tables
-from helpers.records import Outcome, Run, Suite
-from helpers.training import Batches, GradientUpdate, History, fit
+from helpers import plotting, settings
+from helpers.data import datasets
+from helpers.results import records, tables
+from helpers.suite import Outcome, Run, Suite
+from helpers.train import schedules
+from helpers.train.training import Batches, GradientUpdate, History, fit
 
 suite = Suite("3_vae_images")
 print(f"profile: {suite.profile}")
@@ -473,7 +476,7 @@ def train_vae(model: nn.Module, train: Tensor, test: Tensor, run: Run, *, epochs
         batch_size: images a step.
         learning_rate: peak of the rate.
         vivid: share of the steps that see colours three times as far from grey, see :func:`vivid_gain`.
-        training: for :func:`helpers.training.fit`: seed, checkpoint, label, time budget.
+        training: for :func:`helpers.train.training.fit`: seed, checkpoint, label, time budget.
 
     Returns:
         The update, whose ``average.module`` is the result, and the history: terms of each step, test terms of each epoch.

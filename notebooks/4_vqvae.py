@@ -47,7 +47,7 @@ if root is None:
     )
 sys.path.insert(0, str(root))
 
-from helpers import colab
+from helpers.publish import colab
 
 colab.prepare()
 
@@ -65,9 +65,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from helpers import datasets, plotting, schedules, settings, tables
-from helpers.records import Outcome, Run, Suite
-from helpers.training import Batches, GradientUpdate, History, fit
+from helpers import plotting, settings
+from helpers.data import datasets
+from helpers.results import tables
+from helpers.suite import Outcome, Run, Suite
+from helpers.train import schedules
+from helpers.train.training import Batches, GradientUpdate, History, fit
 
 suite = Suite("4_vqvae")
 print(f"profile: {suite.profile}")
@@ -531,7 +534,7 @@ def fit_vqvae(model: VQVAE, train: Tensor, watched: Tensor, *, epochs: float, ba
         batch_size: images a step; the last batch of an epoch is dropped, a small one would upset batch normalisation.
         rate: largest learning rate.
         order: seed of the order of the images.
-        training: seed, checkpoint, label and time budget for :func:`helpers.training.fit`.
+        training: seed, checkpoint, label and time budget for :func:`helpers.train.training.fit`.
     """
     precision = settings.half_precision(train.device)
     batches = Batches(train, batch_size, seed=order, drop_last=True)
@@ -834,7 +837,7 @@ def fit_prior(prior: TokenPrior, train: Tensor, test: Tensor, *, epochs: float, 
         batch_size: sequences a step.
         rate: largest learning rate.
         order: seed of the order of the sequences.
-        training: seed, checkpoint, label and time budget for :func:`helpers.training.fit`.
+        training: seed, checkpoint, label and time budget for :func:`helpers.train.training.fit`.
 
     Raises:
         ValueError: tokens that the prior does not know.

@@ -48,7 +48,7 @@ if root is None:
     )
 sys.path.insert(0, str(root))
 
-from helpers import colab
+from helpers.publish import colab
 
 colab.prepare()
 
@@ -65,9 +65,13 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import softplus
 
-from helpers import plotting, records, schedules, settings, synthetic, tables
-from helpers.records import Outcome, Record, Run, Suite
-from helpers.training import Batches, GradientUpdate, History, fit
+from helpers import plotting, settings
+from helpers.data import synthetic
+from helpers.results import records, tables
+from helpers.results.records import Record
+from helpers.suite import Outcome, Run, Suite
+from helpers.train import schedules
+from helpers.train.training import Batches, GradientUpdate, History, fit
 
 suite = Suite("5_planar_flows")
 print(f"profile: {suite.profile}")

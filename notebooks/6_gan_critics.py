@@ -46,7 +46,7 @@ if root is None:
     )
 sys.path.insert(0, str(root))
 
-from helpers import colab
+from helpers.publish import colab
 
 colab.prepare()
 
@@ -67,11 +67,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from helpers import datasets, plotting, records, schedules, settings, tables
+from helpers import plotting, settings
+from helpers.data import datasets
 from helpers.files import file_digest
-from helpers.graphs import CapturedStep
-from helpers.records import Outcome, Run, Suite
-from helpers.training import Batches, ExponentialAverage, GradientUpdate, fit
+from helpers.results import records, tables
+from helpers.suite import Outcome, Run, Suite
+from helpers.train import schedules
+from helpers.train.graphs import CapturedStep
+from helpers.train.training import Batches, ExponentialAverage, GradientUpdate, fit
 
 suite = Suite("6_gan_critics")
 print(f"profile: {suite.profile}")
@@ -292,7 +295,7 @@ def to_pixels(images: Tensor) -> Tensor:
 
 
 class AlternatingUpdate:
-    """The critic's steps, the generator's step and the moving average, as an update for :func:`helpers.training.fit`.
+    """The critic's steps, the generator's step and the moving average, as an update for :func:`helpers.train.training.fit`.
 
     Args:
         generator: latents (N, latent_size) to images (N, ...).
@@ -1322,7 +1325,7 @@ def train_gan(run: Run, *, metric: str, regulariser: str, coefficient: float, da
 
     Args:
         metric, regulariser, coefficient: see :class:`Objective`.
-        dataset, limit: see :func:`helpers.datasets.load`.
+        dataset, limit: see :func:`helpers.data.datasets.load`.
         width: of both networks, see :class:`Generator`.
         updates: of the generator.
         evaluate_every: updates between two evaluations on a GPU; a CPU, which comes less far, looks four times as often.

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from helpers import tables, verdicts
-from helpers.digests import source_digest
+from helpers.results import tables, verdicts
+from helpers.results.digests import source_digest
 
 SOURCE = "def train(run):\n    return 1\n"
 PROSE = "The least possible value is known, the measured one is close to it, and few samples explain the difference. " * 2

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from benchmarks import common, loop_shares
-from helpers import records
+from helpers.results import records
 
 
 def test_the_peak_is_the_most_that_is_held_at_one_time():

@@ -1,0 +1,1 @@
+"""Datasets by name, published or stand-in: what a notebook trains on."""

@@ -1,0 +1,1 @@
+"""Marks for a copy of the suite, from what it saved; nothing of it is run."""

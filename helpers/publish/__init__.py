@@ -1,0 +1,1 @@
+"""Notebooks, report, README: what is built from sources and records."""

@@ -1,0 +1,212 @@
+"""What is done and what is left of the suite, how long it will take, and doing it within a given time.
+
+``python -m helpers status`` shows every run; ``python -m helpers full`` trains what is missing, notebook by notebook, and
+builds the notebooks. A run that was interrupted has a checkpoint and goes on from it; nothing else need be remembered.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from helpers import settings
+from helpers.publish import notebooks
+from helpers.results import records, tables, verdicts
+
+
+@dataclass(frozen=True)
+class Task:
+    """One run that the sheets ask for.
+
+    Attributes:
+        notebook, run_id: where it is and what it is called.
+        record: its record, or None.
+        state: recorded, partial (its budget was cut), stale (the code has changed since), begun (a checkpoint and no record),
+            unreadable (its record is damaged) or missing.
+        seconds_left: estimate of the training that is left, or None where nothing was measured that tells.
+        measured_on: the run that the estimate is scaled from; empty for a run's own record.
+    """
+
+    notebook: str
+    run_id: str
+    record: records.Record | None
+    state: str
+    seconds_left: float | None
+    measured_on: str = ""
+
+    @property
+    def budget(self) -> str:
+        """Budget spent of the budget planned."""
+        if self.record is None:
+            return ""
+        budget = self.record["budget"]
+        share = "" if self.record.complete else f"{budget['done']:,} of "
+        return f"{share}{budget['planned']:,} {budget['unit']}"
+
+    @property
+    def left(self) -> str:
+        """The estimate in words."""
+        if self.seconds_left is None:
+            return "not measured"
+        if self.seconds_left <= 0:
+            return ""
+        return f"about {duration(self.seconds_left)}" + (f", after {self.measured_on}" if self.measured_on else "")
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a reader says them: ``40 s``, ``12 min``, ``3.5 h``."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def tasks() -> list[Task]:
+    """Every run that the sheets ask for, in the order of the notebooks."""
+    asked = sorted(verdicts.asked_runs(), key=lambda entry: entry["notebook"])
+    there, damaged = {}, set()
+    for run_id in (entry["id"] for entry in asked):
+        try:
+            there[run_id] = records.load(run_id)
+        except records.RecordError:
+            there[run_id] = None
+            damaged.add(run_id)
+    found = [_task(entry, there, asked) for entry in asked]
+    return [replace(task, state="unreadable") if task.run_id in damaged else task for task in found]
+
+
+def _task(entry: dict, there: dict[str, records.Record | None], asked: list[dict]) -> Task:
+    run_id, record = entry["id"], there[entry["id"]]
+    begun = any(settings.checkpoint_folder().glob(f"{run_id}-*.pt"))
+    if record is not None:
+        spent = record["seconds"] if begun or record.complete else 0.0  # a cut run goes on from its checkpoint or begins anew
+        return Task(entry["notebook"], run_id, record, records.state(record), _whole_seconds(record) - spent)
+    # The nearest relative of a run that was never finished is the one of its notebook whose name begins most like its own.
+    relatives = [other["id"] for other in asked if other["notebook"] == entry["notebook"] and there[other["id"]] is not None]
+    nearest = max(relatives, key=lambda other: _common_letters(run_id, other), default="")
+    if _common_letters(run_id, nearest) < 4:
+        return Task(entry["notebook"], run_id, None, "begun" if begun else "missing", None)
+    return Task(entry["notebook"], run_id, None, "begun" if begun else "missing", _whole_seconds(there[nearest]), nearest)
+
+
+def _common_letters(first: str, second: str) -> int:
+    """How many letters two names begin with in common."""
+    pairs = enumerate(zip(first, second, strict=False))
+    return next((place for place, (a, b) in pairs if a != b), min(len(first), len(second)))
+
+
+def _whole_seconds(record: records.Record) -> float:
+    """What the whole budget takes at the rate that was measured."""
+    budget = record["budget"]
+    return record["seconds"] * budget["planned"] / max(1, budget["done"])
+
+
+def status_rows() -> Iterator[list[str]]:
+    """Rows of the table of all runs: run, state, budget, training left, metric, ours, the sheet's, the target, the bound."""
+    asked = {entry["id"]: entry.get("metrics", {}) for entry in verdicts.asked_runs()}
+    for task in tasks():
+        metrics = asked[task.run_id] if task.record else {}
+        head = [task.run_id, task.state, task.budget, task.left]
+        for name, facts in metrics.items() or [("", {})]:
+            ours = task.record.metrics.get(name) if task.record else None
+            yield [*head, name, *map(tables.number, (ours, facts.get("sheet"), facts.get("target"), facts.get("floor")))]
+            head = ["", "", "", ""]
+
+
+def left_to_do(more: bool) -> dict[str, list[Task]]:
+    """Notebook -> its runs without a record or asked for by name; with ``more`` also those whose budget was cut.
+
+    A record of the drawn house numbers counts as none where ``SUITE_HOUSE_NUMBERS`` asks for the photographs.
+
+    Raises:
+        SettingError: ``SUITE_RETRAIN`` names a run that there is not.
+    """
+    wanted = ("missing", "begun", "unreadable", *(("partial",) if more else ()))
+    found, everything = {name: [] for name in notebooks.names()}, [*tasks(), *_supporting()]
+    if unknown := settings.unknown_retrain(task.run_id for task in everything):
+        raise settings.SettingError(f"SUITE_RETRAIN names no run with {', '.join(unknown)}; make status lists the runs")
+    for task in everything:
+        drawn = task.record is not None and (task.record["dataset"] or {}).get("stands_for") == settings.house_numbers()
+        if (task.state in wanted or drawn or settings.asked_again(task.run_id)) and task.notebook in found:
+            found[task.notebook].append(task)
+    return found
+
+
+def _supporting() -> Iterator[Task]:
+    """Recorded runs that no sheet asks for and others rest upon, such as the classifier behind a distance."""
+    asked = {entry["id"] for entry in verdicts.asked_runs()}
+    for path in sorted((settings.output_folder() / "results").glob("*.json")):
+        if path.stem not in asked and (record := records.load(path.stem)) is not None:
+            yield Task(record["notebook"], record.id, record, "supporting", 0.0)
+
+
+def train_and_build(*, minutes: float | None = None, more: bool = False) -> bool:
+    """Train what is left, then build each notebook whose saved copy is not fresh.
+
+    Args:
+        minutes: stop after so many, at a checkpoint that is at most a minute old; the same command goes on from there.
+        more: go on with runs whose budget was cut, too.
+
+    Returns:
+        Whether everything was reached.
+
+    Raises:
+        NotebookError: a notebook's script or cell failed.
+    """
+    deadline = None if minutes is None else time.monotonic() + 60 * minutes
+    plan = left_to_do(more)
+    stale = {name for name in plan if notebooks.check(name, settings.output_folder() / "notebooks").state != "fresh"}
+    todo = {name: found for name, found in plan.items() if found or name in stale}
+    if not todo:
+        print("every run has a record and every notebook is fresh: nothing to do")
+        return True
+    tables.show(["notebook", "run", "state", "budget", "training left"],
+                [[task.notebook, task.run_id, task.state, task.budget, task.left] for found in todo.values() for task in found]
+                + [[name, "", "to be built", "", ""] for name in todo])
+    for name, found in todo.items():
+        if found and not _run_script(name, [task.run_id for task in found], deadline):
+            print(f"{minutes:g} minutes are over in {name}: the same command goes on from its checkpoints")
+            return False
+        if deadline is not None and time.monotonic() > deadline:
+            print(f"{minutes:g} minutes are over before {name} was built: the same command goes on")
+            return False
+        started = time.monotonic()
+        path = notebooks.build(name)
+        print(f"{name}: built in {duration(time.monotonic() - started)}, {path.stat().st_size / 2**20:.1f} MiB", flush=True)
+    return True
+
+
+def _run_script(name: str, asked: list[str], deadline: float | None) -> bool:
+    """Train a notebook's runs in a process of its own, with its progress on the terminal; whether it came to its end in time.
+
+    The runs are asked for by name: that makes those go on whose budget was cut, and begins those which take a CPU hours.
+    """
+    wanted = ",".join(filter(None, (os.environ.get("SUITE_RETRAIN"), *asked)))
+    environment = os.environ | {"SUITE_PROFILE": settings.profile(), "SUITE_RETRAIN": wanted}
+    process = subprocess.Popen([sys.executable, str(notebooks.source_path(name))], env=environment)
+    try:
+        status = process.wait(None if deadline is None else max(0.0, deadline - time.monotonic()))
+    except subprocess.TimeoutExpired:
+        _interrupt(process)
+        return False
+    except KeyboardInterrupt:
+        _interrupt(process)
+        raise
+    if status:
+        raise notebooks.NotebookError(f"{name}.py ended with status {status}; its message is above, its checkpoints are kept")
+    return True
+
+
+def _interrupt(process: subprocess.Popen) -> None:
+    """What Ctrl-C does, and a minute later the rest."""
+    if process.poll() is None:
+        process.send_signal(signal.SIGINT)
+    try:
+        process.wait(60)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()

@@ -1,0 +1,106 @@
+"""The README's two tables, results and speed, generated between markers from the records and the benchmarks."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from helpers import settings
+from helpers.files import write_together
+from helpers.results import records, tables, verdicts
+
+BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
+SHARES = "loop_shares"  # the benchmark that compares nobody
+SPEED_BEGIN, SPEED_END = "<!-- speed:begin -->", "<!-- speed:end -->"
+
+
+def speed_table() -> str:
+    """One row a comparison of ``benchmarks/results/``, medians of both sides in one run."""
+    lines = ["| what | peer | ours | theirs | unit | ratio | aim | peak MiB |", "|---|---|---:|---:|---|---:|---:|---:|"]
+    machines = []
+    for path in sorted((settings.PROJECT_ROOT / "benchmarks" / "results").glob("*.json")):
+        content = json.loads(path.read_text())
+        if content["benchmark"] == SHARES:
+            continue
+        machine = content["machine"]
+        machines.append(f"{machine['processor']}, {machine['device']}, torch {machine['torch']}")
+        for row in content["rows"]:
+            aim = "-" if row.get("aim") is None else f"{row['aim']:g}"
+            lines.append(f"| {row['what']} | {row['peer']} {row['peer_version']} | {row['ours']:.4g} | {row['theirs']:.4g} "
+                         f"| {row['unit']} | {row['ratio']:.2f} | {aim} | {_peaks(row.get('peak_megabytes'))} |")
+    lines += shares_table()
+    return "\n".join([*lines, "", f"Machine: {'; '.join(dict.fromkeys(machines)) or 'none yet'}."])
+
+
+def _peaks(megabytes: list[float] | None) -> str:
+    """Peak memory of tensors, ours / theirs."""
+    return "-" if megabytes is None else " / ".join(f"{value:.3g}" for value in megabytes)
+
+
+def shares_table() -> list[str]:
+    """Lines that say where the time of a training step goes on each notebook's main model; none where it was not measured."""
+    path = settings.PROJECT_ROOT / "benchmarks" / "results" / f"{SHARES}.json"
+    if not path.exists():
+        return []
+    parts = ("model", "optimiser", "data", "loop")
+    lines = ["", "Where the time of a training step goes, on main models of the notebooks; its memory; and what its training",
+             "should take on a T4, an estimate from counted operations (how: `benchmarks/loop_shares.py`):", "",
+             "| run | steps/s | model | optimiser | data | loop | memory MiB | T4 minutes, estimated |",
+             "|---|---:|---:|---:|---:|---:|---:|---:|"]
+    for row in json.loads(path.read_text())["rows"]:
+        cells = [f"`{row['run']}`", f"{row['steps_per_second']:.3g}", *(f"{row[part]:.1%}" for part in parts),
+                 f"{row['memory_megabytes']:.0f}", f"{row['t4_minutes']:.2g}"]
+        lines.append(f"| {' | '.join(cells)} |")
+    return [*lines, "", "The optimiser's work is the same for each weight whatever the batch, so its share is largest where few",
+            "examples share many weights."]
+
+
+def table() -> str:
+    """One row a recorded run, with its headline metric: the first that the sheet reports, else the first that is judged."""
+    lines = ["| run | metric | ours | sheet | target | bound | verdict |", "|---|---|---:|---:|---:|---:|---|"]
+    missing, alone = [], []
+    for entry in verdicts.asked_runs():
+        record = records.load(entry["id"], settings.PROJECT_ROOT / "results")
+        if record is None:
+            missing.append(f"`{entry['id']}`")
+            continue
+        verdict = verdicts.headline(verdicts.judge(entry, record))
+        if verdict is None:
+            alone.append(f"`{entry['id']}`" + (f" ({record.remark})" if record.remark else ""))
+            continue
+        word = f"{verdict.word}: {record.remark}" if record.remark else verdict.word
+        known = " | ".join(tables.number(verdict.facts.get(name)) for name in ("sheet", "target", "floor"))
+        lines.append(f"| `{entry['id']}` | {verdict.metric} | {verdict.measured} | {known} | {word} |")
+    if alone:
+        lines += ["", f"Recorded, with no number of the sheet's kind to set beside it: {', '.join(alone)}."]
+    if missing:
+        lines += ["", f"No record yet: {', '.join(missing)}."]
+    return "\n".join(lines)
+
+
+def update(check: bool = False, path: Path | None = None) -> bool:
+    """Bring the tables up to date, or only look.
+
+    Args:
+        check: change nothing.
+        path: of the README; the project's by default.
+
+    Returns:
+        Whether one was stale.
+
+    Raises:
+        ValueError: the README lacks a pair of markers.
+    """
+    path = path or settings.PROJECT_ROOT / "README.md"
+    text = path.read_text()
+    new = _between(_between(text, BEGIN, END, table(), path.name), SPEED_BEGIN, SPEED_END, speed_table(), path.name)
+    if new != text and not check:
+        write_together({path: new.encode()})
+    return new != text
+
+
+def _between(text: str, begin: str, end: str, content: str, name: str) -> str:
+    if text.count(begin) != 1 or text.count(end) != 1 or text.index(begin) > text.index(end):
+        raise ValueError(f"{name} needs {begin} and, below it, {end}, once each")
+    before, rest = text.split(begin)
+    return f"{before}{begin}\n{content}\n{end}{rest.split(end)[1]}"

@@ -1,0 +1,1 @@
+"""What runs found: records, the digests of their code, verdicts and tables."""

@@ -1,0 +1,144 @@
+"""What a number is worth: each metric beside the sheet's number, the target and the bound, in one word.
+
+Report, README and grade judge with the same rules. ``deliverables.toml`` has the facts.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from decimal import Decimal
+
+from helpers.results import tables
+from helpers.results.records import Record
+
+# Metrics that must not exceed another one: a bound with more samples is no looser, a richer prior no worse.
+ORDERED = {
+    ("b19_1b", "neg_iwae100_first100"): ("b19_1b", "neg_elbo_first100"),
+    ("b19_2b", "test_bpd"): ("b19_2a", "test_bpd"),
+}
+PUBLISHED_SETS = ("mnist", "binarized_mnist", "svhn", "cifar10")
+DIRAC_QUESTION = "2.1: twenty Dirac GANs, their trajectories and verdicts"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One metric of one run, judged.
+
+    Attributes:
+        metric: its name.
+        value: mean over the seeds, None where there is none.
+        spread: std, min, max, n over the seeds.
+        facts: sheet, target, floor and better, as far as ``deliverables.toml`` has them.
+        word: the judgement.
+        passed: True or False where it could be judged, None where it is only reported or cannot be compared.
+    """
+
+    metric: str
+    value: float | None
+    spread: dict = field(default_factory=dict)
+    facts: dict = field(default_factory=dict)
+    word: str = "reported"
+    passed: bool | None = None
+
+    @property
+    def measured(self) -> str:
+        """Mean and spread as a text, a dash where there is none."""
+        deviation = f" ± {tables.number(self.spread['std'])}" if self.spread.get("n", 1) > 1 else ""
+        return tables.number(self.value) + deviation
+
+
+def asked_runs() -> list[dict]:
+    """Every run of ``deliverables.toml``, the twenty Dirac GANs as one entry with a ``verdicts`` table."""
+    content = tables.deliverables()
+    if "dirac" not in content:
+        return list(content["run"])
+    dirac = content["dirac"]
+    verdicts = dict(dirac["verdicts"])
+    for name, verdict in dirac["verdicts"].items():  # jsd_6 repeats jsd_1 with a moving average
+        family, number = name.split("_")
+        verdicts[f"{family}_{int(number) + 5}"] = verdict
+    figures = [*(f"dirac_{name}.png" for name in verdicts), "dirac_overview.png"]
+    entry = {**dirac, "question": DIRAC_QUESTION, "figures": figures, "verdicts": verdicts}
+    runs = list(content["run"])
+    place = next((index for index, run in enumerate(runs) if run["notebook"] == dirac["notebook"]), len(runs))
+    return [*runs[:place], entry, *runs[place:]]
+
+
+def judge(entry: dict, record: Record | None) -> list[Verdict]:
+    """Judge the metrics of a run: those asked for first, then the others that the record has."""
+    asked = entry.get("metrics", {})
+    if record is None:
+        return [Verdict(name, None, facts=facts, word="no record yet") for name, facts in asked.items()]
+    names = [*asked, *(name for name in record.metrics if name not in asked)]
+    return [_judge(name, asked.get(name, {}), record) for name in names]
+
+
+def headline(judged: list[Verdict]) -> Verdict | None:
+    """The metric that stands for a run: the first with a sheet's number, else with a target, else that is judged at all."""
+    measured = [verdict for verdict in judged if verdict.value is not None]
+    return next((verdict for fact in ("sheet", "target", "better") for verdict in measured
+                 if "better" in verdict.facts and fact in verdict.facts), None)
+
+
+def _judge(name: str, facts: dict, record: Record) -> Verdict:
+    value = record.metrics.get(name)
+    if value is None:
+        others = [other for other in record.metrics if other.startswith(f"{name}_")]
+        return Verdict(name, None, facts=facts, word=f"measured as {', '.join(others)}" if others else "not measured",
+                       passed=None if others else False)
+    word, passed = _word(value, facts, record)
+    return Verdict(name, value, record.spread[name], facts, word, passed)
+
+
+def _word(value: float, facts: dict, record: Record) -> tuple[str, bool | None]:
+    if "better" not in facts:
+        return "reported", None
+    sign = 1 if facts["better"] == "lower" else -1
+
+    def at_least(limit: float) -> bool:
+        return sign * value <= sign * limit
+
+    stand_in = bool((record["dataset"] or {}).get("stand_in"))
+    # The entropies behind the bounds are those of the data that the sheet names.
+    if "floor" in facts and not stand_in and sign * value < sign * facts["floor"]:
+        return "past the bound", False
+    if record.remark:
+        return "partial", None
+    if "target" in facts and sign * round(value, _decimals(facts["target"])) <= sign * facts["target"]:
+        return "target reached", True
+    if "sheet" in facts:
+        return ("sheet reached", True) if at_least(facts["sheet"]) else ("short of the sheet", False)
+    return ("short of the target", False) if "target" in facts else ("reported", None)
+
+
+def _decimals(target: float) -> int:
+    """The decimals that a target is stated with: an aim of 1.03 is met by what rounds to 1.03."""
+    return max(0, -Decimal(repr(target)).as_tuple().exponent)
+
+
+def out_of_order(run_id: str, find: Callable[[str], Record | None]) -> list[str]:
+    """Metrics of a run that exceed one that they must not exceed, as sentences; ``find`` gives records by id."""
+    found = []
+    for (run, metric), (other_run, other_metric) in ORDERED.items():
+        if run != run_id:
+            continue
+        records = find(run), find(other_run)
+        if None in records or any(record.remark for record in records):
+            continue  # another budget or other data: not comparable
+        value, limit = records[0].metrics.get(metric, -math.inf), records[1].metrics.get(other_metric, math.inf)
+        if value > limit:
+            found.append(f"{metric} {tables.number(value)} exceeds {other_metric} of {other_run}, {tables.number(limit)}")
+    return found
+
+
+def wrong_data(entry: dict, record: Record) -> str | None:
+    """A sentence where a record is neither on the data set asked for nor on a stand-in that says so."""
+    wanted = entry.get("dataset", "").split(",")[0]
+    dataset = record["dataset"] or {}
+    if wanted not in PUBLISHED_SETS or dataset.get("name") == wanted:
+        return None
+    if dataset.get("stand_in") and dataset.get("stands_for") == wanted:
+        return None
+    return f"made on {dataset.get('name', 'no data set')}, not on {wanted} or a stand-in that says so"

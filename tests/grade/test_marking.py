@@ -1,0 +1,290 @@
+"""The grade: what passes, what is caught and by which name, hostile copies, output formats, the packaged autograder."""
+
+import os
+import shutil
+
+import fake_suite
+import pytest
+
+from helpers.grade import marking
+from helpers.grade.submission import ARRAYS_LIMIT, NOTEBOOK_LIMIT, RECORD_LIMIT, Submission, Unreadable
+from helpers.results import tables, verdicts
+
+
+def mark(folder):
+    """Items by label."""
+    return {item.label: item for item in marking.mark(Submission.of(folder))}
+
+
+def only(items, *labels):
+    """Assert that these items and no others are not a pass, and return the first."""
+    assert {label for label, item in items.items() if item.status not in ("pass", "manual")} == set(labels)
+    return items[labels[0]]
+
+
+def test_a_perfect_copy_passes_and_has_every_item(copy):
+    items = mark(copy)
+    assert marking.passed(items.values())
+    assert len(items) == len(verdicts.asked_runs()) + len(tables.deliverables()["answer"]) + 6
+    assert items["q1_a_dset1"].status == "pass"
+    assert items["dirac"].status == "pass"
+    assert {items[name].status for name in ("haifa_q2", "answer:q1_reflection", "mila_p3_transformations")} == {"manual"}
+    assert items["q1_a_dset1"].points == 5 and not items["q1_a_dset1"].weighted
+    assert items["haifa_q1"].weighted
+    assert items["answer:mila_p3_logdet"].points == 4
+
+
+def test_an_archive_with_one_outer_folder_is_found(copy, tmp_path):
+    outer = tmp_path / "outer"
+    outer.mkdir()
+    shutil.move(copy, outer / "my homework")
+    assert marking.passed(mark(outer).values())
+
+
+def test_an_empty_folder_is_all_missing(tmp_path):
+    items = mark(tmp_path)
+    assert {item.status for item in items.values()} == {"missing"}
+    assert not marking.passed(items.values())
+    with pytest.raises(Unreadable, match="not a folder"):
+        Submission.of(tmp_path / "nothing")
+
+
+def test_a_number_changed_by_hand_is_caught_by_name(copy):
+    def raise_number(content):
+        content["metrics"]["neg_elbo"] -= 0.01
+        for part in ("min", "max"):
+            content["spread"]["neg_elbo"][part] -= 0.01
+
+    fake_suite.edit(copy / "results" / "q1_a_dset1.json", raise_number)
+    item = only(mark(copy), "q1_a_dset1", "notebook:1_vae_2d")
+    assert item.status == "fail"
+    assert any("neg_elbo of q1_a_dset1: the notebook prints 4.4300 ± 0.0100, the record has 4.4200 ± 0.0100" in reason
+               for reason in item.reasons)
+
+
+def test_a_small_number_is_compared_in_all_its_digits(copy):
+    def shrink(content):
+        content["metrics"]["recon_mse"] = 2.7e-05
+        content["spread"]["recon_mse"] = {"std": 0.0, "min": 2.7e-05, "max": 2.7e-05, "n": 1}
+
+    fake_suite.edit(copy / "results" / "mit_p4_toroidal.json", shrink)
+    record = Submission.of(copy).record("mit_p4_toroidal")
+    entry = next(entry for entry in verdicts.asked_runs() if entry["id"] == "mit_p4_toroidal")
+    for shown, wrong in (("2.7e-05", 0), ("3.1e-05", 1), ("2.7e-06", 1)):
+        assert len(marking._misprinted(entry, record, {("mit_p4_toroidal", "recon_mse"): shown})) == wrong
+
+
+def test_a_mean_that_its_seeds_do_not_give_is_caught(copy):
+    fake_suite.edit(copy / "results" / "q1_a_dset1.json", lambda content: content["metrics"].update(neg_elbo=4.405))
+    assert "does not lie between its own smallest and largest seed" in mark(copy)["q1_a_dset1"].reasons[0]
+
+
+@pytest.mark.parametrize(("spoil", "expected"), [
+    (lambda path: path.unlink(), "figures/q1_a_dset1_train_plot.png is missing"),
+    (lambda path: path.write_bytes(fake_suite.png("another")), "figures/q1_a_dset1_train_plot.png is not the one"),
+])
+def test_a_missing_or_swapped_figure_is_caught_by_name(copy, spoil, expected):
+    spoil(copy / "figures" / "q1_a_dset1_train_plot.png")
+    item = only(mark(copy), "q1_a_dset1")
+    assert item.status == "fail"
+    assert item.reasons[0].startswith(expected)
+
+
+@pytest.mark.parametrize(("text", "status"), [
+    (None, "missing"),
+    ("", "fail"),
+    ("**Answer (q1_reflection): In which datasets are the latents used, and why not in the others?**", "fail"),
+    ("## Answer\n\n*Your answer here.*", "fail"),
+    ("In which datasets are the latents used, and why not in the others?", "fail"),
+    ("<!-- " + fake_suite.PROSE, "fail"),
+])
+def test_an_unanswered_question_is_caught_by_name(copy, text, status):
+    def spoil(content):
+        cells = [cell for cell in content["cells"] if "answer:q1_reflection" in cell["metadata"].get("tags", [])]
+        if text is None:
+            content["cells"].remove(cells[0])
+        else:
+            cells[0]["source"] = text
+
+    fake_suite.edit(copy / "notebooks" / "1_vae_2d.ipynb", spoil)
+    assert only(mark(copy), "answer:q1_reflection").status == status
+
+
+@pytest.mark.parametrize(("changes", "status", "reason"), [
+    ({"budget": {"done": 3000, "planned": 100000, "unit": "updates"}}, "partial", "3,000 of 100,000 updates"),
+    ({"profile": "quick"}, "partial", "quick profile"),
+    ({"source": "0" * 64}, "fail", "stale"),
+    ({"notebook": "2_vae_mnist"}, "fail", "is of notebook '2_vae_mnist'"),
+    ({"arrays": {"sha256": "0" * 64}}, "fail", "npz is missing or not the one"),
+])
+def test_what_a_record_says_of_itself_decides_its_status(copy, changes, status, reason):
+    entry = fake_suite.entry("q1_b_dset2")
+    fake_suite.write_record(copy, fake_suite.record(entry, **changes))
+    item = mark(copy)["q1_b_dset2"]
+    assert item.status == status
+    assert reason in "; ".join(item.reasons)
+
+
+@pytest.mark.parametrize(("name", "stand_in", "stands_for", "status"), [
+    ("street_digits", True, "svhn", "partial"),
+    ("street_digits", False, None, "fail"),
+    ("photo_patches", True, "cifar10", "fail"),
+])
+def test_a_stand_in_is_partial_if_it_says_so_and_fails_if_not(copy, name, stand_in, stands_for, status):
+    dataset = {"name": name, "sizes": {}, "stand_in": stand_in, "stands_for": stands_for}
+    fake_suite.write_record(copy, fake_suite.record(fake_suite.entry("q2_a_dset1"), dataset=dataset))
+    assert mark(copy)["q2_a_dset1"].status == status
+
+
+@pytest.mark.parametrize(("run_id", "metric", "value", "word"), [
+    ("q1_a_dset1", "neg_elbo", 4.39, "past the bound"),
+    ("q1_a_dset1", "neg_elbo", 4.48, "short of the sheet"),
+    ("q1_a_dset1", "neg_elbo", 4.46, "sheet reached"),
+    ("q1_a_dset1", "neg_elbo", 4.43, "target reached"),
+    ("mila_p1_vae", "test_log_px", -69.0, "past the bound"),
+    ("mila_p1_vae", "test_log_px", -96.0, "short of the sheet"),
+    ("mit_p4_toroidal", "path_distance_mean", 0.03, "short of the target"),
+    ("q1_a_dset1", "kl", 99.0, "reported"),
+])
+def test_values_are_judged_against_sheet_target_and_floor(tmp_path, run_id, metric, value, word):
+    content = fake_suite.record(fake_suite.entry(run_id))
+    content["metrics"][metric] = value
+    content["spread"][metric] = {"std": 0.0, "min": value, "max": value, "n": 1}
+    fake_suite.write_record(tmp_path, content)
+    item = mark(tmp_path)[run_id]
+    assert [verdict.word for verdict in item.evidence if verdict.metric == metric] == [word]
+    assert (item.status == "pass") == (word in ("sheet reached", "target reached", "reported"))
+
+
+def test_another_feature_extractor_is_partial_and_a_missing_metric_fails(tmp_path):
+    content = fake_suite.record(fake_suite.entry("cifar10_w1_3"))
+    for kind in ("metrics", "spread"):
+        content[kind] = {f"{name}_smallnet": value for name, value in content[kind].items()}
+    fake_suite.write_record(tmp_path, content)
+    assert mark(tmp_path)["cifar10_w1_3"].status == "partial"
+    content["metrics"].pop("fid_smallnet")
+    fake_suite.write_record(tmp_path, content)
+    assert "fid = - is not measured" in mark(tmp_path)["cifar10_w1_3"].reasons
+
+
+def test_a_number_that_is_only_reported_must_be_there_too(copy):
+    def forget(content):
+        for kind in ("metrics", "spread"):
+            del content[kind]["kl"]
+
+    fake_suite.edit(copy / "results" / "q1_a_dset1.json", forget)
+    assert only(mark(copy), "q1_a_dset1").reasons == ("kl = - is not measured",)
+
+
+def test_bounds_that_must_be_in_order_and_dirac_verdicts_are_checked(copy):
+    def worse(content):
+        content["metrics"]["neg_iwae100_first100"] = content["spread"]["neg_iwae100_first100"]["max"] = 9.0
+
+    fake_suite.edit(copy / "results" / "b19_1b.json", worse)
+    fake_suite.edit(copy / "results" / "dirac.json", lambda content: content["facts"]["verdicts"].update(w1_9="diverges"))
+    items = mark(copy)
+    assert "exceeds neg_elbo_first100" in items["b19_1b"].reasons[0]
+    assert items["dirac"].reasons == ("w1_9: diverges where theory says limit cycle",)
+
+
+@pytest.mark.parametrize(("spoil", "reason"), [
+    (lambda content: content["cells"][0].update(execution_count=None), "hollow"),
+    (lambda content: content["cells"][0].update(outputs=[]), "hollow"),
+    (lambda content: content["metadata"]["suite"].update(source="0" * 64), "stale"),
+    (lambda content: content["cells"][0]["outputs"].append({"output_type": "error", "ename": "E", "evalue": "", "traceback": []}),
+     "failed"),
+])
+def test_hollow_stale_and_failed_notebooks_are_told_apart(copy, spoil, reason):
+    fake_suite.edit(copy / "notebooks" / "5_planar_flows.ipynb", spoil)
+    assert mark(copy)["notebook:5_planar_flows"].reasons[0].startswith(reason)
+
+
+def sparse(path, size):
+    """A file of a size that takes no room on the disk."""
+    with open(path, "wb") as stream:
+        stream.truncate(size)
+
+
+def spoil_record(text):
+    """A change of a copy: the record of q1_a_dset1 gets this text."""
+    return lambda copy: (copy / "results" / "q1_a_dset1.json").write_text(text)
+
+
+def link_out(copy):
+    target = copy.parent / "outside.json"
+    shutil.copy(copy / "results" / "q1_a_dset1.json", target)
+    (copy / "results" / "q1_a_dset1.json").unlink()
+    (copy / "results" / "q1_a_dset1.json").symlink_to(target)
+
+
+def link_loop(copy):
+    path = copy / "results" / "q1_a_dset1.json"
+    path.unlink()
+    path.symlink_to(path)
+
+
+def pipe(copy):
+    path = copy / "results" / "q1_a_dset1.json"
+    path.unlink()
+    os.mkfifo(path)
+
+
+def field(name, value):
+    """A change of a copy: one field of the record of q1_a_dset1."""
+    return lambda copy: fake_suite.edit(copy / "results" / "q1_a_dset1.json", lambda content: content.update({name: value}))
+
+
+@pytest.mark.parametrize(("attack", "reason"), [
+    (lambda copy: sparse(copy / "results" / "q1_a_dset1.json", RECORD_LIMIT + 1), "the limit is"),
+    (lambda copy: sparse(copy / "results" / "q1_a_dset1.npz", ARRAYS_LIMIT + 1), "the limit is"),
+    (spoil_record("{"), "not a readable record"),
+    (spoil_record("[" * 100_000), "not a readable record"),
+    (spoil_record("[1, 2]"), "not a readable record"),
+    (spoil_record("\ud800".encode("utf-8", "surrogatepass").decode("latin-1")), "not a readable record"),
+    (link_out, "is a link that leaves the folder"),
+    (link_loop, "cannot be opened"),
+    (pipe, "is not a plain file"),
+    (field("id", "q1_a_dset2"), "its id is"),
+    (field("metrics", {"neg_elbo": "4.43", "recon": 1.0, "kl": 1.0}), "is '4.43', not a finite number"),
+    (field("metrics", {"neg_elbo": float("nan"), "recon": 1.0, "kl": 1.0}), "not a finite number"),
+    (field("metrics", {"neg_elbo": 10**400, "recon": 1.0, "kl": 1.0}), "not a finite number"),
+    (field("metrics", {"neg_elbo": True, "recon": 1.0, "kl": 1.0}), "not a finite number"),
+    (field("metrics", [4.43]), "not a readable record"),
+    (field("spread", None), "not a readable record"),
+    (field("budget", {"done": "all", "planned": 1, "unit": "steps"}), "budget"),
+    (field("profile", "gigantic"), "profile"),
+    (field("dataset", {"name": "svhn", "stand_in": True}), "does not say what it stands for"),
+    (field("figures", {"q1_a_dset1_train_plot.png": 7}), "figures"),
+    (field("notebook", "../../etc/passwd"), "is of notebook"),
+])
+def test_a_hostile_record_is_a_failed_item_and_never_a_crash(copy, attack, reason):
+    attack(copy)
+    items = mark(copy)
+    assert items["q1_a_dset1"].status == "fail"
+    assert reason in "; ".join(items["q1_a_dset1"].reasons)
+    assert items["q1_a_dset2"].status == "pass"
+
+
+@pytest.mark.parametrize("text", [
+    "", "{}", "[" * 100_000, '{"cells": 7}', '{"cells": [{"cell_type": "code"}]}', '{"cells": [], "metadata": []}',
+    '{"cells": [{"cell_type": "code", "source": 3, "outputs": [{"output_type": "stream"}], "execution_count": 1}]}',
+])
+def test_a_broken_notebook_is_a_failed_item_and_never_a_crash(copy, text):
+    (copy / "notebooks" / "1_vae_2d.ipynb").write_text(text)
+    items = mark(copy)
+    assert items["notebook:1_vae_2d"].status == "fail"
+    assert items["answer:q1_reflection"].status in ("fail", "missing")
+    assert items["notebook:5_planar_flows"].status == "pass"
+
+
+def test_huge_notebooks_folders_in_place_of_files_and_links_are_refused(copy):
+    sparse(copy / "notebooks" / "1_vae_2d.ipynb", NOTEBOOK_LIMIT + 1)
+    (copy / "notebooks" / "5_planar_flows.ipynb").unlink()
+    (copy / "notebooks" / "5_planar_flows.ipynb").mkdir()
+    (copy / "figures" / "q1_a_dset2_train_plot.png").unlink()
+    (copy / "figures" / "q1_a_dset2_train_plot.png").symlink_to("/etc/hostname")
+    (copy / "notebooks" / "2_vae_mnist.py").write_text("(" * 50_000)
+    items = mark(copy)
+    for label in ("notebook:1_vae_2d", "notebook:5_planar_flows", "q1_a_dset2", "mila_p1_vae", "notebook:2_vae_mnist"):
+        assert items[label].status == "fail", label
+    assert "leaves the folder" in items["q1_a_dset2"].reasons[0]

@@ -1,0 +1,224 @@
+"""Notebook 6: the networks, the Inception Score and Fréchet distance, whole runs on images."""
+
+import copy
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from helpers import settings
+from helpers.data import standins
+from helpers.publish import notebooks
+from helpers.results import records
+from helpers.suite import Suite
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def notebook():
+    return notebooks.definitions("6_gan_critics")
+
+
+def test_parameter_counts_are_the_sheets(notebook):
+    counts = [sum(parameter.numel() for parameter in module.parameters()) for module in notebook.build_pair(128, False, 0, CPU)]
+    assert counts == [6_895_494, 6_079_108]
+    spectral = notebook.build_pair(128, True, 0, CPU)[1]
+    assert sum(parameter.numel() for parameter in spectral.parameters()) == 6_079_108
+    convolutions = [module for module in spectral.modules() if isinstance(module, nn.Conv2d)]
+    assert len(convolutions) == 10
+    assert all(isinstance(module, notebook.SpectralConv2d) and module.bias is not None for module in convolutions)
+
+
+@pytest.mark.parametrize("spectral", [False, True])
+def test_networks_start_small_and_reproducibly(notebook, spectral):
+    pair, again = (notebook.build_pair(128, spectral, 3, CPU) for _ in range(2))
+    for network, same in zip(pair, again, strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(network.state_dict().values(), same.state_dict().values(), strict=True))
+        for layer in network.modules():
+            if isinstance(layer, (nn.Conv2d, nn.ConvTranspose2d)):
+                assert not layer.bias.any() and float(layer.weight.detach().std()) == pytest.approx(0.02, rel=0.05)
+            if isinstance(layer, notebook.SpectralConv2d):  # the estimate belongs to the new kernel
+                exact = torch.linalg.matrix_norm(layer.weight.detach().flatten(1), 2)
+                assert 0.9 * exact < layer.largest_singular_value().detach() <= 1.001 * exact
+    assert float(pair[0].layers(torch.randn(16, 100, 1, 1, generator=torch.Generator().manual_seed(0))).detach().std()) < 0.5
+
+
+def test_a_residual_block_starts_near_the_identity(notebook):
+    block = notebook.Mixed(nn.Conv2d(2, 2, 1)).double()
+    x = torch.randn(3, 2, 4, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    share = 1 / (1 + math.exp(3))
+    assert torch.allclose(block(x), (1 - share) * x + share * block.branch(x), atol=1e-12)
+
+
+def test_images_and_scores_have_their_shapes_and_ranges(notebook):
+    generator, critic = notebook.build_pair(4, False, 0, CPU)
+    images = generator(torch.randn(5, 100))
+    assert images.shape == (5, 3, 32, 32)
+    assert images.abs().max() <= 1
+    assert critic(images).shape == (5,)
+    assert torch.allclose(critic(images)[2:3], critic(images[2:3]), atol=1e-6)  # no image depends on another
+
+
+def test_fresh_statistics_are_those_of_fresh_batches_and_leave_the_generator_as_it_was(notebook):
+    generator, _ = notebook.build_pair(4, False, 0, CPU)
+    before = copy.deepcopy(generator.state_dict())
+    renewed = notebook.with_fresh_statistics(generator, batches=3, batch_size=8, seed=5)
+    for name, value in generator.state_dict().items():
+        assert torch.equal(value, before[name])
+    latents = notebook.draw_latents(generator, 24, 5)
+    means = torch.stack([generator.layers[0](batch[:, :, None, None]).mean((0, 2, 3)) for batch in latents.split(8)]).mean(0)
+    assert torch.allclose(renewed.layers[1].running_mean, means, atol=1e-5)
+    assert not renewed.training
+    assert torch.equal(notebook.generate(renewed, 4, 1), notebook.generate(renewed, 4, 1, batch_size=3))
+
+
+# ---------------------------------------------------------------- Inception Score and Fréchet distance
+
+
+@pytest.fixture(scope="module")
+def extractor(notebook, pixels):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = notebook.SmallNet().requires_grad_(False)
+        for _ in range(20):  # running statistics of these images, so that the features have a size to speak of
+            network(pixels[:64])
+        network.eval()
+    return notebook.Extractor("smallnet", "0123456789abcdef", network)
+
+
+@pytest.fixture(scope="module")
+def pixels(notebook):
+    return notebook.resident_pixels(standins.photo_patches("train", 200)[0], CPU)
+
+
+def test_the_same_images_are_at_distance_zero_and_more_noise_is_further(notebook, extractor, pixels):
+    reference = {"fid": extractor.statistics(pixels), "fid_against_test": extractor.statistics(pixels[:100])}
+    noise, distances = torch.randn(pixels.shape, generator=torch.Generator().manual_seed(0)), []
+    for strength in (0, 10, 30, 90):
+        found = extractor.scores((pixels + strength * noise).clamp(0, 255).round().to(torch.uint8), reference)
+        assert list(found) == ["inception_score_smallnet", "fid_smallnet", "fid_against_test_smallnet"]
+        assert found["inception_score_smallnet"] >= 1 - 1e-9
+        distances.append(found["fid_smallnet"])
+    assert distances[0] == pytest.approx(0.0, abs=1e-6)
+    assert distances == sorted(distances)
+    assert distances[1] > 1e-6
+
+
+def test_the_batch_size_does_not_matter(extractor, pixels):
+    for whole, parts in zip(extractor(pixels), extractor(pixels, 17), strict=True):
+        assert whole.dtype == torch.float64
+        assert torch.allclose(whole, parts, atol=1e-5)
+
+
+def test_our_calls_are_what_torch_fidelity_computes_for_the_registered_classifier(notebook, extractor, pixels, capsys):
+    notebook.check_extractor(extractor, pixels)
+    assert "fid_smallnet of noise" in capsys.readouterr().out
+    assert notebook.register(extractor) == notebook.register(extractor) == "smallnet-0123456789ab"
+
+
+def test_only_the_inception_network_gives_numbers_their_plain_names(notebook, extractor):
+    assert notebook.Extractor("inception", "", extractor.network).suffix == ""
+    assert extractor.suffix == "_smallnet"
+
+
+def test_the_packed_classifier_is_the_classifier(notebook, extractor, pixels):
+    weights = notebook.pack_weights(extractor.network)
+    assert weights.dtype == np.float16
+    again = notebook.unpack_weights(weights)
+    assert np.array_equal(notebook.pack_weights(again), weights)
+    assert torch.allclose(again(pixels[:8])[1], extractor.network(pixels[:8])[1], atol=1e-2)
+    with pytest.raises(ValueError, match=r"not an array of shape \(7,\)"):
+        notebook.unpack_weights(weights[:7])
+
+
+def test_augmentation_shifts_and_mirrors_whole_images(notebook):
+    picture = torch.arange(64, dtype=torch.uint8).reshape(1, 1, 8, 8).expand(200, 3, 8, 8)
+    moved = notebook.shifted_and_flipped(picture, torch.Generator().manual_seed(0), reach=1)
+    padded = nn.functional.pad(picture[:1].float(), (1,) * 4, mode="replicate").to(torch.uint8)
+    crops = [padded[0, :, down : down + 8, right : right + 8] for down in range(3) for right in range(3)]
+    possible = {view.numpy().tobytes() for crop in crops for view in (crop, crop.flip(2))}
+    seen = {image.numpy().tobytes() for image in moved}
+    assert seen <= possible
+    assert len(seen) > 12
+
+
+def test_without_any_extractor_the_error_says_what_to_run(notebook, monkeypatch):
+    monkeypatch.delenv("SUITE_INCEPTION", raising=False)
+    with pytest.raises(records.RecordError, match="run cifar10_smallnet first"):
+        notebook.load_extractor(CPU)
+    monkeypatch.setenv("SUITE_INCEPTION", "nowhere.pth")
+    with pytest.raises(FileNotFoundError, match="SUITE_INCEPTION names nowhere.pth, which is not a file"):
+        notebook.load_extractor(CPU)
+
+
+# ---------------------------------------------------------------- whole runs
+
+
+def test_a_gan_trains_evaluates_and_says_what_it_measured(notebook, monkeypatch):
+    monkeypatch.setattr(settings, "device", lambda: CPU)
+    suite = Suite("6_gan_critics")
+    data = {"dataset": "photo_patches", "limit": {"train": 256, "test": 128}}
+    suite.run("cifar10_smallnet", notebook.train_smallnet, data | {"epochs": 1, "batch_size": 64, "learning_rate": 1e-3})
+    config = notebook.PLAN | data | {
+        "metric": "w1", "regulariser": "r1", "coefficient": 1.0, "width": 4, "updates": 4, "evaluate_every": 2,
+        "statistics_batches": 2, "curve_samples": 64, "final_samples": 128}
+    record = suite.run("cifar10_w1_3", notebook.train_gan, config)
+    assert record.arrays["samples"].shape == (100, 32, 32, 3)
+    assert record.arrays["samples"].dtype == np.uint8
+    assert record.arrays["evaluations"].shape == (len(record.arrays["evaluation_steps"]), 6)
+    assert record.metrics["w1_test"] == pytest.approx(record.metrics["score_test"] - record.metrics["score_fake"], abs=1e-5)
+    assert record["facts"]["extractor"] == "smallnet"
+    assert record["facts"]["reference"] == {"fid": 256, "fid_against_test": 128}
+    assert "fid" not in record.metrics
+    assert record.metrics["fid_smallnet"] > 0
+    assert "stand-in for cifar10" in record.remark
+    assert record.arrays["evaluation_steps"].tolist() == [0, 1, 2, 3, 4]
+    first = record.content["metrics"]
+    monkeypatch.setenv("SUITE_RETRAIN", "*")
+    assert suite.run("cifar10_w1_3", notebook.train_gan, config).content["metrics"] == first  # bit for bit on a CPU
+
+
+def test_a_gan_stopped_by_its_time_budget_is_evaluated_where_it_stopped(notebook, monkeypatch):
+    monkeypatch.setattr(settings, "device", lambda: CPU)
+    suite = Suite("6_gan_critics")
+    data = {"dataset": "photo_patches", "limit": {"train": 256, "test": 128}}
+    suite.run("cifar10_smallnet", notebook.train_smallnet, data | {"epochs": 1, "batch_size": 64, "learning_rate": 1e-3})
+    monkeypatch.setenv("SUITE_MINUTES", "0.001")
+    config = notebook.PLAN | data | {
+        "metric": "jsd", "regulariser": "none", "coefficient": 0.0, "width": 4, "updates": 10_000, "evaluate_every": 40_000,
+        "statistics_batches": 2, "curve_samples": 64, "final_samples": 64}
+    record = suite.run("cifar10_jsd_1", notebook.train_gan, config)
+    done = record["budget"]["done"]
+    assert 0 < done < 10_000
+    assert record.arrays["evaluation_steps"].tolist() == [0, done]
+    assert record.arrays["evaluations"].shape == (2, 6)
+    assert len(record.arrays["terms"]) == done // int(record.arrays["terms_every"])
+    assert f"{done:,} of 10,000 generator updates" in record.remark
+
+
+class Evaluated(dict):
+    """A record of a GAN's curves, made of given numbers."""
+
+    def __init__(self, steps, jsd, distance, live, terms_every=10):
+        super().__init__(facts={"evaluated": ["jsd_test", "fid_smallnet"], "extractor": "smallnet"})
+        self.arrays = {"evaluation_steps": np.array(steps), "evaluations": np.stack([jsd, distance], 1),
+                       "terms": np.array(live, dtype=float)[:, None], "terms_every": np.array(terms_every)}
+
+
+def test_an_evaluation_that_repeats_its_neighbour_does_not_count(notebook):
+    record = Evaluated([0, 100, 200, 202], [0.0, 0.1, 0.2, 0.3], [9.0, 3.0, 2.0, 1.0], range(20))
+    assert notebook.looks(record).tolist() == [1, 2]
+    assert notebook.evaluated(record, "fid").tolist() == [3.0, 2.0]
+    assert notebook.evaluated(record, "jsd_test").tolist() == [0.1, 0.2]
+    assert notebook.looks(Evaluated([0, 100, 200, 290], [0.0] * 4, [1.0] * 4, range(29))).tolist() == [1, 2, 3]
+    assert notebook.looks(Evaluated([0, 7], [0.0] * 2, [1.0] * 2, [0.0])).tolist() == [1]
+
+
+def test_the_live_metric_is_that_just_before_an_evaluation(notebook):
+    record = Evaluated([0, 100, 200], [0.0] * 3, [3.0, 2.0, 1.0], range(20))  # a row of terms is 10 updates
+    assert notebook.live_metric(record).tolist() == [np.mean([8, 9]), np.mean([18, 19])]
+    short = Evaluated([0, 2, 4], [0.0] * 3, [3.0, 2.0, 1.0], range(4), terms_every=1)
+    assert notebook.live_metric(short).tolist() == [1.0, 3.0]

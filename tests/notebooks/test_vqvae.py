@@ -1,0 +1,250 @@
+"""Notebook 4, the VQ-VAE: nearest codes, the three paths of the gradient, running means, inputs that are refused."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from helpers.data import datasets
+from helpers.publish import notebooks
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def notebook():
+    return notebooks.definitions("4_vqvae")
+
+
+def doubles(*shape, seed=0):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def bytes_images(number, seed=0):
+    return torch.randint(0, 256, (number, 32, 32, 3), generator=torch.Generator().manual_seed(seed), dtype=torch.uint8)
+
+
+@pytest.fixture
+def quantizer(notebook):
+    """Seven codes of five dimensions in float64."""
+    quantizer = notebook.Quantizer(7, 5).double()
+    quantizer.codes.data = doubles(7, 5, seed=1)
+    return quantizer
+
+
+# ---------------------------------------------------------------- the quantiser
+
+
+@pytest.mark.parametrize("shift", [0.0, 1e3])
+def test_the_nearest_code_is_the_one_of_a_search_through_all(quantizer, shift):
+    vectors = doubles(500, 5) + shift
+    quantizer.codes.data += shift
+    brute_force = (vectors[:, None] - quantizer.codes).square().sum(2).argmin(1)
+    assert torch.equal(quantizer.nearest(vectors), brute_force)
+    z = vectors.reshape(5, 10, 10, 5).permute(0, 3, 1, 2)
+    quantized = quantizer(z)
+    assert torch.equal(quantized.tokens.flatten(), brute_force)
+    assert torch.equal(quantized.codes, quantizer.codes[quantized.tokens].permute(0, 3, 1, 2))  # the codes, bit for bit
+    assert torch.equal(quantized.codes, quantizer.lookup(quantized.tokens))
+
+
+def test_the_encoder_gets_the_gradient_that_the_decoder_has_at_the_code(quantizer):
+    decoder = nn.Conv2d(5, 3, 3).double()
+    z = doubles(2, 5, 4, 4).requires_grad_()
+    quantized = quantizer(z)
+    code = quantized.codes.detach().requires_grad_()
+    (at_the_code,) = torch.autograd.grad(decoder(code).square().sum(), code)
+    straight, codes = torch.autograd.grad(decoder(quantized.codes).square().sum(), [z, quantizer.codes], allow_unused=True)
+    assert torch.equal(straight, at_the_code)
+    assert codes is None  # the decoder's loss moves no code
+
+
+def test_commitment_moves_the_encoder_only_and_the_codebook_term_the_codes_only(quantizer):
+    z = doubles(3, 5, 4, 4).requires_grad_()
+    quantized = quantizer(z)
+    nearest = quantizer.lookup(quantized.tokens).detach()
+    assert quantized.commitment.item() == pytest.approx((z - nearest).square().mean().item(), abs=1e-14)
+    assert quantized.codebook.item() == quantized.commitment.item()
+    encoder, codes = torch.autograd.grad(quantized.commitment, [z, quantizer.codes], allow_unused=True, retain_graph=True)
+    assert codes is None
+    assert torch.allclose(encoder, 2 * (z - nearest) / z.numel(), atol=1e-15)
+    encoder, codes = torch.autograd.grad(quantized.codebook, [z, quantizer.codes], allow_unused=True)
+    assert encoder is None
+    expected = torch.zeros_like(codes).index_add(0, quantized.tokens.flatten(), (nearest - z).permute(0, 2, 3, 1).reshape(-1, 5))
+    assert torch.allclose(codes, 2 * expected.detach() / z.numel(), atol=1e-15)
+
+
+def test_where_codes_are_running_means_both_terms_commit_the_encoder(notebook):
+    quantizer, z = notebook.TrackingQuantizer(6, 4).double(), doubles(2, 4, 8, 8).requires_grad_()
+    quantizer(z, torch.Generator().manual_seed(0))
+    quantized = quantizer.eval()(z)
+    assert quantized.codebook.item() == quantized.commitment.item()
+    (gradient,) = torch.autograd.grad(quantized.codebook + quantized.commitment, z)
+    assert torch.allclose(gradient, 4 * (z - quantizer.lookup(quantized.tokens)) / z.numel(), atol=1e-15)
+    assert not quantizer.codes.requires_grad
+
+
+def test_codes_start_in_the_sheets_range(notebook):
+    codes = notebook.Quantizer(128, 256).codes
+    assert codes.shape == (128, 256)
+    assert 0.99 / 128 < codes.abs().max() <= 1 / 128
+    assert codes.mean().abs() < 1e-4
+
+
+def test_running_means_follow_their_formula(notebook):
+    quantizer = notebook.TrackingQuantizer(3, 2, decay=0.75, dead=0.0).double()
+    quantizer.codes.copy_(torch.tensor([[0.0, 0.0], [10.0, 0.0], [100.0, 0.0]]))
+    quantizer.counts.copy_(torch.tensor([4.0, 2.0, 1.0]))
+    quantizer.sums.copy_(quantizer.codes * quantizer.counts[:, None])
+    vectors = torch.tensor([[1.0, 1.0], [2.0, 0.0], [9.0, 0.0]], dtype=torch.float64)
+    quantizer.track(vectors, torch.tensor([0, 0, 1]))
+    assert torch.allclose(quantizer.counts, torch.tensor([3.5, 1.75, 0.75]).double())
+    first = (0.25 * vectors[:2].sum(0)) / 3.5
+    second = (0.75 * torch.tensor([20.0, 0.0]) + 0.25 * vectors[2]) / 1.75
+    assert torch.allclose(quantizer.codes, torch.stack([first, second, torch.tensor([100.0, 0.0]).double()]))
+
+
+def test_the_first_batch_gives_the_first_codes_and_evaluation_changes_nothing(notebook):
+    quantizer, z = notebook.TrackingQuantizer(6, 4).double(), doubles(2, 4, 8, 8)
+    before = quantizer.codes.clone()
+    quantizer.eval()
+    quantizer(z)
+    assert torch.equal(quantizer.codes, before)
+    assert quantizer.counts.sum() == 0
+    quantizer.train().restart(z.permute(0, 2, 3, 1).flatten(0, 2), torch.Generator().manual_seed(0))
+    vectors = z.permute(0, 2, 3, 1).flatten(0, 2)
+    assert all((vectors == code).all(1).any() for code in quantizer.codes)
+
+
+def test_only_dead_codes_start_anew(notebook):
+    quantizer, vectors = notebook.TrackingQuantizer(4, 3, dead=0.1).double(), doubles(80, 3)
+    quantizer.counts.copy_(torch.tensor([20.0, 1.99, 2.01, 0.0]))  # an even share is 20, so below 2 is dead
+    quantizer.sums.copy_(quantizer.codes * quantizer.counts[:, None])
+    before = quantizer.codes.clone()
+    quantizer.restart(vectors, torch.Generator().manual_seed(0))
+    same = (quantizer.codes == before).all(1)
+    assert same.tolist() == [True, False, True, False]
+    assert quantizer.counts.tolist() == pytest.approx([20.0, 4.0, 2.01, 4.0])
+    assert torch.allclose(quantizer.sums[1] / quantizer.counts[1], quantizer.codes[1])
+
+
+def test_restarts_depend_on_the_generator_alone(notebook):
+    def codes(seed):
+        quantizer = notebook.TrackingQuantizer(6, 4)
+        quantizer(doubles(2, 4, 8, 8).float(), torch.Generator().manual_seed(seed))
+        return quantizer.codes
+
+    torch.manual_seed(5)
+    state = torch.random.get_rng_state()
+    assert torch.equal(codes(1), codes(1))
+    assert not torch.equal(codes(1), codes(2))
+    quantizer = notebook.TrackingQuantizer(6, 4)
+    torch.random.set_rng_state(state)
+    quantizer(doubles(2, 4, 8, 8).float(), torch.Generator().manual_seed(1))
+    assert torch.equal(torch.random.get_rng_state(), state)
+
+
+def test_a_dead_codebook_comes_to_life(notebook):
+    """Codes far from all encodings: the gradient moves one of them, running means use all."""
+    z = doubles(4, 4, 8, 8).float()
+    plain, tracked = notebook.Quantizer(16, 4), notebook.TrackingQuantizer(16, 4)
+    for quantizer in (plain, tracked):
+        quantizer.codes.data += 50.0
+        quantizer.codes.data[0] = 5.0
+    assert len(plain(z).tokens.unique()) == 1
+    noise = torch.Generator().manual_seed(0)
+    for _ in range(5):
+        tracked(z, noise)
+    assert len(tracked.eval()(z).tokens.unique()) == 16
+
+
+def test_perplexity_of_even_and_single_use(notebook):
+    assert notebook.usage_perplexity(np.full(128, 3)) == pytest.approx(128.0, abs=1e-10)
+    assert notebook.usage_perplexity(np.eye(128, dtype=int)[7]) == 1.0
+    assert notebook.usage_perplexity(np.array([1, 1, 0, 0])) == pytest.approx(2.0)
+    for counts in (np.zeros(5), np.array([3, -1]), np.ones((2, 2))):
+        with pytest.raises(ValueError, match="expected the counts of codes"):
+            notebook.usage_perplexity(counts)
+
+
+# ---------------------------------------------------------------- network and evaluation
+
+
+def test_shapes_and_the_size_of_the_sheets_network(notebook):
+    model = notebook.build_vqvae(128, 256, False, 0, CPU)
+    convolutions = 256 * (3 * 16) + 256 + 256 * 256 * 16 + 256 + 2 * (256 * 256 * 10 + 512)
+    normalisations = 2 * 256 * (1 + 4)
+    mirrored = 256 * 256 * 16 + 256 + 3 * 256 * 16 + 3 + 2 * (256 * 256 * 10 + 512) + 2 * 256 * (2 + 4)
+    assert sum(p.numel() for p in model.parameters()) == convolutions + normalisations + mirrored + 128 * 256
+    model = notebook.build_vqvae(8, 8, False, 0, CPU).eval()
+    x = notebook.scale_pixels(bytes_images(3))
+    reconstruction, quantized = model(x)
+    assert reconstruction.shape == (3, 3, 32, 32)
+    assert quantized.tokens.shape == (3, 8, 8)
+    assert torch.allclose(model.decode(quantized.tokens), reconstruction, atol=1e-6)
+
+
+def test_pixels_there_and_back(notebook):
+    pixels = bytes_images(4)
+    x = notebook.scale_pixels(pixels)
+    assert x.shape == (4, 3, 32, 32)
+    assert x.is_contiguous(memory_format=torch.channels_last)
+    assert (x.min(), x.max()) == (-1, 1)
+    assert np.array_equal(notebook.to_pixels(x), pixels.numpy())
+    assert notebook.to_pixels(torch.full((1, 3, 4, 4), 7.0)).max() == 255
+
+
+def test_the_loss_is_the_sum_of_its_three_terms_and_does_not_depend_on_the_batches(notebook):
+    model, pixels = notebook.build_vqvae(8, 8, True, 0, CPU), bytes_images(20)
+    model(notebook.scale_pixels(pixels), torch.Generator().manual_seed(0))
+    terms, tokens = notebook.evaluate_vqvae(model, pixels, batch_size=7)
+    assert model.training
+    others, same_tokens = notebook.evaluate_vqvae(model, pixels, batch_size=20)
+    assert torch.allclose(terms, others, atol=1e-6)
+    assert torch.equal(tokens, same_tokens)
+    assert torch.equal(tokens, notebook.encode_images(model, pixels, batch_size=9))
+    assert tokens.shape == (20, 64)
+    model.eval()
+    reconstruction, quantized = model(notebook.scale_pixels(pixels))
+    mse = (reconstruction - notebook.scale_pixels(pixels)).square().mean().item()
+    z = model.encoder(notebook.scale_pixels(pixels))
+    distance = (z - quantized.codes).square().mean().item()
+    assert terms.tolist() == pytest.approx([mse + 2 * distance, mse, distance, distance], rel=1e-5)
+
+
+def test_bits_of_the_pixels(notebook):
+    errors = 0.3 * doubles(1000)
+    nats = -torch.distributions.Normal(torch.zeros(1).double(), 0.25).log_prob(errors).sum().item() - 1000 * math.log(2 / 255)
+    assert notebook.gaussian_bits(errors.square().mean().item(), 0.0625, 1000) == pytest.approx(nats / math.log(2), abs=1e-8)
+    assert notebook.gaussian_bits(0.04, 0.04) < min(notebook.gaussian_bits(0.04, 0.03), notebook.gaussian_bits(0.04, 0.05))
+
+
+# ---------------------------------------------------------------- inputs that are refused
+
+
+def test_images_of_another_form_are_refused(notebook):
+    with pytest.raises(ValueError, match=r"multiples of 4, not \(30, 32\)"):
+        notebook.scale_pixels(torch.zeros(2, 30, 32, 3, dtype=torch.uint8))
+    with pytest.raises(ValueError, match=r"expected uint8 images of shape \(N, H, W, 3\), not torch.float32"):
+        notebook.scale_pixels(torch.zeros(2, 32, 32, 3))
+    made = datasets.Dataset("made", {"train": np.zeros((5, 30, 30, 3), np.uint8)}, None, False, None, "")
+    with pytest.raises(datasets.DataError, match=r"\(5, 30, 30, 3\); expected \(N, 32, 32, 3\)"):
+        notebook.image_tensor(made, "train", CPU)
+    with pytest.raises(datasets.DataError, match="has no test split; it has train"):
+        notebook.image_tensor(made, "test", CPU)
+
+
+def test_tokens_out_of_range_and_empty_codebooks_are_refused(notebook, quantizer):
+    with pytest.raises(ValueError, match=r"tokens must lie in 0\.\.6; these reach from 0 to 7"):
+        quantizer.lookup(torch.arange(8).reshape(1, 2, 4))
+    with pytest.raises(ValueError, match="reach from -1 to 3"):
+        quantizer.lookup(torch.tensor([[[-1, 3]]]))
+    with pytest.raises(ValueError, match="expected integer tokens"):
+        quantizer.lookup(torch.zeros(1, 2, 2))
+    for shape in ((0, 5), (5, 0)):
+        with pytest.raises(ValueError, match=f"not {shape[0]} codes of {shape[1]}"):
+            notebook.Quantizer(*shape)
+    with pytest.raises(ValueError, match="at most 256 codes, not 300"):
+        notebook.build_vqvae(300, 8, True, 0, CPU)

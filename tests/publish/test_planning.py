@@ -1,0 +1,164 @@
+"""The plan: what is left, how long it takes, and an end in time that loses nothing."""
+
+import json
+import sys
+import time
+
+import fake_suite
+import pytest
+
+from helpers import settings
+from helpers.publish import notebooks, planning
+from helpers.results import tables
+
+SCRIPT = '''# %%
+import os, sys, time
+from pathlib import Path
+sys.path.insert(0, "ROOT")
+Path("OUT/started").write_text("yes")
+BODY
+'''
+ENTRIES = [
+    {"id": "thing_dset1", "notebook": "9_small", "figures": [], "metrics": {"loss": {"sheet": 2.0, "target": 1.0}}},
+    {"id": "thing_dset2", "notebook": "9_small", "figures": []},
+    {"id": "other", "notebook": "9_small", "figures": []},
+]
+
+
+@pytest.fixture
+def small(tmp_path, monkeypatch):
+    """A suite of one notebook and three runs; returns a function that writes the notebook's last lines."""
+    for folder in ("notebooks", "output"):
+        (tmp_path / folder).mkdir(exist_ok=True)
+    monkeypatch.setattr(notebooks, "FOLDER", tmp_path / "notebooks")
+    monkeypatch.setattr(tables, "deliverables", lambda: {"run": ENTRIES})
+
+    def write(body):
+        text = SCRIPT.replace("ROOT", str(settings.PROJECT_ROOT)).replace("OUT", str(tmp_path)).replace("BODY", body)
+        (tmp_path / "notebooks" / "9_small.py").write_text(text)
+
+    write("print('done')")
+    return write
+
+
+def record(run_id, **changes):
+    """Write a record into the output folder."""
+    entry = next(entry for entry in ENTRIES if entry["id"] == run_id)
+    path = settings.output_folder() / "results" / f"{run_id}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(fake_suite.record(entry, **changes)))
+
+
+def test_a_run_is_estimated_from_its_own_rate_or_from_its_nearest_relative(small, tmp_path):
+    record("thing_dset1", budget={"done": 100, "planned": 400, "unit": "steps"}, seconds=60.0)
+    folder = settings.checkpoint_folder()
+    folder.mkdir(parents=True)
+    assert planning.tasks()[0].seconds_left == 240.0  # without its checkpoint it begins anew
+    for name in ("thing_dset1-model-0123.pt", "thing_dset2-model-0123.pt"):
+        (folder / name).write_bytes(b"")
+    first, second, other = planning.tasks()
+    assert (first.seconds_left, first.budget, first.left) == (180.0, "100 of 400 steps", "about 3 min")
+    assert (second.state, second.seconds_left, second.left) == ("begun", 240.0, "about 4 min, after thing_dset1")
+    assert (other.state, other.seconds_left, other.left) == ("missing", None, "not measured")
+
+
+def test_the_status_has_a_row_a_metric_and_one_for_a_run_without_a_record(small):
+    record("thing_dset1", metrics={"loss": 1.5})
+    rows = list(planning.status_rows())
+    assert rows[0] == ["thing_dset1", "stale", "7,810 steps", "", "loss", "1.5000", "2.0000", "1.0000", "-"]
+    assert [row[1] for row in rows[1:]] == ["missing", "missing"]
+
+
+def test_what_is_left_is_trained_and_built_and_then_there_is_nothing_to_do(small, tmp_path, capfd):
+    for entry in ENTRIES:
+        record(entry["id"])
+    assert planning.train_and_build()
+    assert "to be built" in capfd.readouterr().out
+    assert notebooks.check("9_small", settings.output_folder() / "notebooks").state == "fresh"
+    assert planning.train_and_build()
+    assert "nothing to do" in capfd.readouterr().out
+
+
+def test_the_end_comes_in_time(small, tmp_path, capfd):
+    small("time.sleep(60)")
+    started = time.monotonic()
+    assert not planning.train_and_build(minutes=0.05)
+    assert time.monotonic() - started < 20
+    assert (tmp_path / "started").exists()
+    assert "minutes are over in 9_small" in capfd.readouterr().out
+
+
+def test_the_time_of_a_sitting_is_not_a_budget_of_its_runs(small, tmp_path):
+    small(f"Path({str(tmp_path)!r}, 'minutes').write_text(os.environ.get('SUITE_MINUTES', 'no budget'))")
+    planning.train_and_build(minutes=5)  # a budget counts all sittings: the second would end at once
+    assert (tmp_path / "minutes").read_text() == "no budget"
+
+
+def test_a_script_that_fails_is_an_error_that_names_it(small):
+    small("raise ValueError('no')")
+    with pytest.raises(notebooks.NotebookError, match=r"9_small.py ended with status 1"):
+        planning.train_and_build()
+
+
+def test_a_name_that_is_no_run_is_refused_and_a_supporting_run_is_found(small, monkeypatch):
+    for entry in ENTRIES:
+        record(entry["id"])
+    fake_suite.edit(settings.output_folder() / "results" / "other.json", lambda content: content.update(id="classifier"))
+    (settings.output_folder() / "results" / "other.json").rename(settings.output_folder() / "results" / "classifier.json")
+    record("other")
+    monkeypatch.setenv("SUITE_RETRAIN", "thing_*, classifier")
+    assert [task.run_id for task in planning.left_to_do(more=False)["9_small"]] == ["thing_dset1", "thing_dset2", "classifier"]
+    monkeypatch.setenv("SUITE_RETRAIN", "thing_*,clasifier")
+    with pytest.raises(settings.SettingError, match="SUITE_RETRAIN names no run with clasifier"):
+        planning.left_to_do(more=False)
+
+
+def test_a_damaged_record_is_shown_and_trained_again(small):
+    for entry in ENTRIES:
+        record(entry["id"])
+    (settings.output_folder() / "results" / "other.json").write_text("{")
+    assert [task.state for task in planning.tasks()] == ["stale", "stale", "unreadable"]
+    assert [task.run_id for task in planning.left_to_do(more=False)["9_small"]] == ["other"]
+
+
+def test_drawn_house_numbers_count_as_none_where_the_photographs_are_asked_for(small, monkeypatch):
+    for entry in ENTRIES:
+        record(entry["id"])
+    fake_suite.edit(settings.output_folder() / "results" / "other.json",
+                    lambda content: content["dataset"].update(name="street_digits", stand_in=True, stands_for="svhn"))
+    assert planning.left_to_do(more=False) == {"9_small": []}
+    monkeypatch.setenv("SUITE_HOUSE_NUMBERS", "svhn")
+    assert [task.run_id for task in planning.left_to_do(more=False)["9_small"]] == ["other"]
+
+
+def test_every_run_is_planned_the_dirac_games_among_them():
+    assert {"dirac", "q1_a_dset1", "cifar10_w1_3"} <= {task.run_id for task in planning.tasks()}
+
+
+def test_a_cut_run_is_only_gone_on_with_when_asked(small, monkeypatch):
+    monkeypatch.setattr(planning.records, "state", lambda record: "recorded" if record.complete else "partial")
+    for entry, done in zip(ENTRIES, (1, 2, 2), strict=True):
+        record(entry["id"], budget={"done": done, "planned": 2, "unit": "steps"})
+    assert planning.left_to_do(more=False) == {"9_small": []}
+    assert [task.run_id for task in planning.left_to_do(more=True)["9_small"]] == ["thing_dset1"]
+
+
+def test_what_the_plan_lists_is_asked_for_by_name_once(small, tmp_path, monkeypatch):
+    for entry in ENTRIES[1:]:
+        record(entry["id"])
+    monkeypatch.setenv("SUITE_RETRAIN", "thing_dset2")
+    assert [task.run_id for task in planning.left_to_do(more=False)["9_small"]] == ["thing_dset1", "thing_dset2"]
+    small(f"with open({str(tmp_path / 'asked')!r}, 'a') as file: file.write(os.environ['SUITE_RETRAIN'] + ';')")
+    planning.train_and_build()
+    assert (tmp_path / "asked").read_text() == "thing_dset2,thing_dset1,thing_dset2;;"  # the script trains, the build loads
+
+
+@pytest.mark.parametrize(("seconds", "words"), [(12.0, "12 s"), (600.0, "10 min"), (9000.0, "2.5 h")])
+def test_durations_are_said_in_the_unit_that_fits(seconds, words):
+    assert planning.duration(seconds) == words
+
+
+def test_the_interpreter_of_the_script_is_this_one(small, tmp_path):
+    small(f"Path({str(tmp_path)!r}, 'python').write_text(sys.executable)")
+    planning.train_and_build()
+    assert (tmp_path / "python").read_text() == sys.executable

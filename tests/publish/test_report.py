@@ -1,0 +1,227 @@
+"""The report: its numbers come from the records alone, gaps are seen, the PDF builds; and the README's table is fresh."""
+
+import json
+import re
+import shutil
+import subprocess
+
+import fake_suite
+import numpy as np
+import pytest
+from PIL import Image
+
+from helpers import settings
+from helpers.grade.submission import Submission
+from helpers.publish import latex, readme, report
+from helpers.results import tables, verdicts
+
+TEXT = (settings.PROJECT_ROOT / "report.tex").read_text()
+BODY = TEXT[TEXT.index(r"\begin{document}") :]
+needs_latex = pytest.mark.skipif(shutil.which("latexmk") is None, reason=f"latexmk is not installed: {report.INSTALL}")
+
+
+@pytest.fixture
+def output(tmp_path, monkeypatch):
+    """An output folder of the full profile, and the sources that its records came from."""
+    folder = tmp_path / "output"
+    folder.mkdir()
+    monkeypatch.setenv("SUITE_PROFILE", "full")
+    monkeypatch.setattr(Submission, "this_suite", classmethod(lambda cls: cls(folder, folder)))
+    return folder
+
+
+def written():
+    """The definitions of the generated file, by the name that report.tex looks up."""
+    lines = report.write_numbers().read_text().splitlines()
+    return dict(re.fullmatch(r"\\expandafter\\def\\csname ([^\\]+)\\endcsname\{(.*)\}", line).groups()
+                for line in lines if line.startswith(r"\expandafter"))
+
+
+def test_numbers_are_those_of_the_record_and_are_flagged_where_they_must_be(output):
+    fake_suite.write_record(output, fake_suite.record(fake_suite.entry("q1_a_dset1")))
+    cut = {"done": 3000, "planned": 100000, "unit": "updates"}
+    fake_suite.write_record(output, fake_suite.record(fake_suite.entry("cifar10_jsd_1"), budget=cut))
+    fake_suite.write_record(output, fake_suite.record(fake_suite.entry("q1_a_dset2"), source="0" * 64))
+    found = written()
+    assert found["val/q1_a_dset1/neg_elbo"] == "4.4300"
+    assert found["spread/q1_a_dset1/neg_elbo"] == r"\,$\pm$\,0.0100"
+    assert found["sheet/q1_a_dset1/neg_elbo"] == "4.4710"
+    assert "target reached" in found["rows/q1_a_dset1"]
+    assert found["val/cifar10_jsd_1/fid"] == r"124.4720\flag{cifar10_jsd_1}"
+    assert "3,000 of 100,000 updates" in found["remark/cifar10_jsd_1"]
+    assert "stale" in found["remark/q1_a_dset2"] and "target reached" not in found["rows/q1_a_dset2"]
+    assert found["val/q1_a_dset2/kl"].endswith(r"\flag{q1_a_dset2}")
+    assert found["config/q1_a_dset1/learning_rate"] == "0.001"
+
+
+def test_what_was_seen_of_full_or_cut_runs_is_said_of_such_records_alone(output, monkeypatch):
+    told = {kind: set(re.findall(rf"\\when{kind}\{{(\w+)\}}", BODY)) for kind in ("full", "cut")}
+    assert all(told.values())
+    cut = {"done": 995, "planned": 100000, "unit": "updates"}
+
+    def guards(**changes):
+        for run_id in told["full"] | told["cut"]:
+            fake_suite.write_record(output, fake_suite.record(fake_suite.entry(run_id), **changes))
+        return {name for name in written() if name.startswith(("full/", "cut/"))}
+
+    full = {f"full/{run_id}" for run_id in told["full"] | told["cut"]}
+    assert guards() == full
+    assert guards(budget=cut) == full | {name.replace("full/", "cut/") for name in full}
+    monkeypatch.setenv("SUITE_PROFILE", "quick")
+    assert guards(profile="quick", budget=cut) == set()
+    assert "record/cifar10_w1_2" in written()
+
+
+def test_a_record_that_is_gone_leaves_a_gap_and_no_old_number(output):
+    path = fake_suite.write_record(output, fake_suite.record(fake_suite.entry("q1_a_dset1")))
+    assert "val/q1_a_dset1/neg_elbo" in written()
+    path.unlink()
+    found = written()
+    assert not [name for name in found if re.match(r"(val|number|spread|record|config|fig)/q1_a_dset1", name)]
+    assert r"\gap{no record yet}" in found["rows/q1_a_dset1"] and r"\gap{no record}" in found["summary/q1_a_dset1"]
+    assert found["nofig/q1_a_dset1_train_plot.png"] == "no record yet"
+    assert not list((report.build_folder() / "figures").glob("q1_a_dset1*"))
+
+
+def test_only_figures_that_their_record_names_are_shown(output):
+    fake_suite.write_record(output, fake_suite.record(fake_suite.entry("q1_a_dset1")))
+    (output / "figures" / "q1_a_dset1_train_plot.png").write_bytes(fake_suite.png("another"))
+    (output / "figures" / "q1_a_dset1_sample_with_noise.png").unlink()
+    found = written()
+    assert found["nofig/q1_a_dset1_train_plot.png"] == "not the figure that the record names"
+    assert found["nofig/q1_a_dset1_sample_with_noise.png"] == "the figure is missing"
+    assert found["fig/q1_a_dset1_sample_without_noise.png"].startswith("figures/")
+
+
+def test_the_report_asks_for_what_the_sheets_ask_for_and_for_nothing_else():
+    entries = {entry["id"]: entry for entry in verdicts.asked_runs()}
+    assert sorted(re.findall(r"\\resultrows\{(\w+)\}", BODY)) == sorted(entries)  # each once
+    shown = set(re.findall(r"\\(?:fig|thumb)\{([\w.]+)\}", BODY))
+    shown |= {name for pair in re.findall(r"\\pair\{([\w.]+)\}\{([\w.]+)\}", BODY) for name in pair}
+    assert shown == {figure for entry in entries.values() for figure in entry["figures"]}
+    for run_id, metric in re.findall(r"\\(?:val|meas|sheet|target|bound)\{(\w+)\}\{(\w+)\}", BODY):
+        assert metric.removeprefix("sheet_setting_") in entries[run_id]["metrics"], (run_id, metric)
+    assert {sheet for sheet in tables.deliverables()["sheets"] if rf"\summaryof{{{sheet}}}" in TEXT} == {
+        entry["sheet"] for entry in entries.values()}
+    keys = set(re.findall(r"^@\w+\{(\w+),", (settings.PROJECT_ROOT / "references.bib").read_text(), flags=re.M))
+    assert {key for group in re.findall(r"\\citep\{([^}]+)\}", TEXT) for key in group.split(",")} == keys
+
+
+def test_no_measured_number_is_typed_by_hand():
+    prose = re.sub(r"\\(?:fig|pair|thumb|extrafigure|hspace|resultrows|includegraphics)\{[^}]*\}(?:\{[^}]*\})*", "", BODY)
+    assert re.findall(r"\d*\.\d{3,}", prose) == ["0.998"]  # the sheet's averaging constant
+    known = {tables.number(value) for entry in verdicts.asked_runs() for facts in entry.get("metrics", {}).values()
+             for name, value in facts.items() if name != "better" and value}
+    assert not {number for number in known if number in prose}
+
+
+@pytest.mark.parametrize(("text", "expected"), [
+    ("50% of a_b & #1 {x}", r"50\% of a\_b \& \#1 \{x\}"),
+    ("a\\b^c~d", r"a\textbackslash{}b\textasciicircum{}c\textasciitilde{}d"),
+    ("4.43 ± 0.01", r"4.43 $\pm$ 0.01"), ("日本", "??"),
+])
+def test_texts_of_records_cannot_break_the_report(text, expected):
+    assert latex.escape(text) == expected
+
+
+@pytest.mark.parametrize(("value", "expected"), [
+    (20, "20"), (10000, r"10\,000"), (0.002, "0.002"), (True, "True"),
+    (1e-5, r"\ensuremath{10^{-5}}"), (2e-5, r"\ensuremath{2\times10^{-5}}"), (4.418420483, "4.418420483"),
+    ("median_seed", r"median\_seed"),
+])
+def test_values_of_a_configuration_read_well(value, expected):
+    assert latex.plain(value) == expected
+
+
+def pdf_text(path):
+    return subprocess.run(["pdftotext", "-layout", str(path), "-"], capture_output=True, text=True, check=True).stdout
+
+
+@needs_latex
+def test_the_pdf_builds_without_records_and_shows_gaps(output):
+    path, complaints = report.build()
+    assert complaints == []
+    assert path == output / "report.pdf"
+    if shutil.which("pdftotext"):
+        text = pdf_text(path)
+        assert text.count("no record") > 100
+        assert "??" not in text
+
+
+def add_metric(content, name):
+    """Give a record a metric that it lacks."""
+    content["metrics"].setdefault(name, 1.0)
+    content["spread"].setdefault(name, {"std": 0.0, "min": 1.0, "max": 1.0, "n": 1})
+
+
+@needs_latex
+def test_the_pdf_of_a_complete_suite_has_no_gap_and_the_same_bytes_each_time(output):
+    fake_suite.make(output)
+    for kind, run_id, name in re.findall(r"\\(config|fact)\{(\w+)\}\{(\w+)\}", BODY):
+        path, field = output / "results" / f"{run_id}.json", {"config": "config", "fact": "facts"}[kind]
+        fake_suite.edit(path, lambda content, field=field, name=name: content[field].update({name: 12.5}))
+    used = re.findall(r"\\(?:val|meas|difference)\{(\w+)\}\{(\w+)\}", BODY)
+    used += re.findall(r"\\difference\{\w+\}\{\w+\}\{(\w+)\}\{(\w+)\}", BODY)
+    for run_id, metric in used:
+        fake_suite.edit(output / "results" / f"{run_id}.json", lambda content, metric=metric: add_metric(content, metric))
+    hostile = "a 100% \\input{x} $#_&{~^ name"
+    fake_suite.edit(output / "results" / "q1_a_dset1.json", lambda content: content["dataset"].update(name=hostile))
+    path, complaints = report.build()
+    first = path.read_bytes()
+    assert complaints == []
+    if shutil.which("pdftotext"):
+        text = pdf_text(path)
+        assert not re.findall("no record|not the figure|missing|not measured", text)
+        assert "4.4300 ± 0.0100" in text
+    shutil.rmtree(report.build_folder())
+    assert report.build()[0].read_bytes() == first
+
+
+def test_without_latex_the_error_has_the_command_that_installs_it(output, monkeypatch):
+    monkeypatch.setattr(report.shutil, "which", lambda name: None)
+    with pytest.raises(report.ReportError, match="apt-get install"):
+        report.build()
+
+
+def test_the_readme_of_the_project_has_a_fresh_table():
+    assert not readme.update(check=True), "README.md is stale: run python -m helpers readme"
+    table = readme.table()
+    assert all(f"`{entry['id']}`" in table for entry in verdicts.asked_runs())  # recorded, without a headline, or missing
+
+
+def test_the_table_of_the_readme_follows_the_records(tmp_path, monkeypatch):
+    monkeypatch.setattr(settings, "PROJECT_ROOT", tmp_path)
+    path = tmp_path / "README.md"
+    speed = f"{readme.SPEED_BEGIN}\nold\n{readme.SPEED_END}"
+    path.write_text(f"# Title\n{readme.BEGIN}\nold\n{readme.END}\n{speed}\nThe end.\n")
+    assert readme.update(check=True)
+    assert "old" in path.read_text()
+    assert readme.update() and not readme.update(check=True)
+    record = fake_suite.write_record(tmp_path, fake_suite.record(fake_suite.entry("q1_a_dset1")))
+    assert readme.update(check=True) and readme.update()
+    text = path.read_text()
+    assert "| `q1_a_dset1` | neg_elbo | 4.4300 ± 0.0100 | 4.4710 | 4.4300 | 4.4000 | target reached |" in text
+    assert text.startswith("# Title\n") and text.endswith("The end.\n")
+    fake_suite.edit(record, lambda content: content["metrics"].update(neg_elbo=4.44))
+    assert readme.update(check=True)
+    path.write_text("no markers")
+    with pytest.raises(ValueError, match="results:begin"):
+        readme.update()
+
+
+def test_a_broken_record_stops_the_report_with_its_name(output):
+    (output / "results").mkdir()
+    (output / "results" / "q1_a_dset1.json").write_text(json.dumps({"id": "q1_a_dset1"}))
+    with pytest.raises(Exception, match="q1_a_dset1.json is not a readable record"):
+        report.write_numbers()
+
+
+def test_a_noisy_picture_is_prepared_as_a_jpeg(tmp_path):
+    """Noise compresses badly: an encoder with a buffer for ordinary pictures breaks on it."""
+    noise = np.random.default_rng(0).integers(0, 256, (900, 900, 3), dtype=np.uint8)
+    source = tmp_path / "noise.png"
+    Image.fromarray(noise).save(source)
+    prepared = report.prepare(source, tmp_path / "prepared")
+    assert prepared.suffix == ".jpg"
+    with Image.open(prepared) as image:
+        assert image.size == (900, 900)
