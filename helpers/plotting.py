@@ -36,11 +36,17 @@ plt.rcParams.update({
 
 def save(figure: Figure, path: Path) -> None:
     """Write a figure as PNG (the same bytes for the same figure), show it in a notebook, and close it."""
+    drawn = show(figure)
+    write_atomically(path, lambda stream: stream.write(drawn.getvalue()))
+
+
+def show(figure: Figure) -> io.BytesIO:
+    """Show a figure in a notebook and close it, without a file: for pictures that no record stands behind. Returns the PNG."""
     drawn = io.BytesIO()
     figure.savefig(drawn, format="png", metadata={"Software": None})
     plt.close(figure)
-    write_atomically(path, lambda stream: stream.write(drawn.getvalue()))
     _show_in_notebook(drawn, round(100 * figure.get_figwidth()))
+    return drawn
 
 
 def _show_in_notebook(drawn: io.BytesIO, width: int) -> None:

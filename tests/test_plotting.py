@@ -47,6 +47,14 @@ def test_the_same_figure_gives_the_same_bytes_and_leaves_no_window(tmp_path):
     assert plt.get_fignums() == []
 
 
+def test_a_figure_is_shown_without_a_file(tmp_path, shown):
+    drawn = plotting.show(draw_line())
+    plotting.save(draw_line(), tmp_path / "line.png")
+    assert drawn.getvalue() == (tmp_path / "line.png").read_bytes()
+    assert [image for image, _ in shown] == [drawn.getvalue()] * 2
+    assert plt.get_fignums() == []
+
+
 def test_a_notebook_gets_a_drawing_as_it_is_and_a_photograph_small(tmp_path, shown):
     plotting.save(draw_line(), tmp_path / "line.png")
     plotting.save(draw_photograph(), tmp_path / "photograph.png")
