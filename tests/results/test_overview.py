@@ -1,4 +1,4 @@
-"""The lists that a notebook opens and closes with: links that lead somewhere, numbers from records, nothing for what is missing."""
+"""What a notebook opens and closes with: links that lead somewhere, numbers from records, a word for what is missing."""
 
 import json
 
