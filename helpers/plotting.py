@@ -71,9 +71,24 @@ def title(figure: Figure, text: str, *records) -> None:
     figure.suptitle("\n".join([text, *remarks]), fontsize=10)
 
 
+def smoothed(values: np.ndarray, points: int = 100) -> tuple[np.ndarray, np.ndarray]:
+    """Means over consecutive minibatches, so that a curve of many has at most about twice ``points`` points.
+
+    Args:
+        values: (steps, ...) one row a step.
+
+    Returns:
+        (P,) the step in the middle of each mean, and (P, ...) the means; a last incomplete group is left out.
+    """
+    group = max(1, len(values) // points)
+    whole = len(values) // group * group
+    means = values[:whole].reshape(-1, group, *values.shape[1:]).mean(1)
+    return (np.arange(len(means)) + 0.5) * group, means
+
+
 def training_curves(axis: Axes, train: np.ndarray, test: np.ndarray, test_steps: np.ndarray, *, names: Sequence[str],
                     per_epoch: int, bound: float | None = None, bound_label: str = "entropy of the data",
-                    smooth: int = 1, xlabel: str = "epoch", ylabel: str = "nats") -> None:
+                    points: int = 200, xlabel: str = "epoch", ylabel: str = "nats") -> None:
     """Training terms per minibatch (pale) and test terms per evaluation (strong), with a known bound as a line.
 
     Args:
@@ -84,11 +99,9 @@ def training_curves(axis: Axes, train: np.ndarray, test: np.ndarray, test_steps:
         names: T names.
         per_epoch: steps an epoch.
         bound: value that the first term cannot beat.
-        smooth: minibatches that one point of the training curve averages.
+        points: of the training curve, see :func:`smoothed`.
     """
-    usable = len(train) // smooth * smooth
-    means = train[:usable].reshape(-1, smooth, train.shape[1]).mean(1)
-    steps = (np.arange(len(means)) + 0.5) * smooth
+    steps, means = smoothed(train, points)
     for index, name in enumerate(names):
         axis.plot(steps / per_epoch, means[:, index], color=COLOURS[index], alpha=0.3, linewidth=0.8)
         axis.plot(test_steps / per_epoch, test[:, index], color=COLOURS[index], marker="o", markersize=2.5, label=f"{name}, test")

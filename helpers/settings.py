@@ -8,7 +8,7 @@ Environment variables (all optional; relative folders are within the project):
 ``SUITE_OUTPUT``        folder that gets ``results/``, ``figures/`` and ``notebooks/``; by default the project
                         for ``full`` and ``build/<profile>/`` for the smaller profiles
 ``SUITE_INCEPTION``     file with the Inception weights of torch-fidelity, where they are not in its cache
-``SUITE_DEVICE``        ``cpu``, ``cuda`` or ``cuda:N``; by default a GPU where there is one
+``SUITE_DEVICE``        ``cpu``, ``cuda``, ``cuda:N`` or ``mps``; by default a GPU where there is one
 ``SUITE_HOUSE_NUMBERS`` ``svhn`` to download the photographs, or ``street_digits``, the default, drawn in their place
 ``SUITE_RETRAIN``       run ids (comma separated, ``*`` allowed) to train although a record exists
 ``SUITE_MINUTES``       time budget of one run, over all sittings of its training; a run that hits it stops at a
@@ -35,6 +35,8 @@ PROFILES = ("smoke", "quick", "full")  # from smallest to largest; a smaller one
 class SettingError(ValueError):
     """A setting has a value that is not among the known ones."""
 
+    explained = True  # the message says what to mend: the command line shows it alone
+
 
 def cuda_is_available() -> bool:
     """Whether PyTorch can be imported and sees a GPU (the grade runs where there is no PyTorch)."""
@@ -51,11 +53,6 @@ def profile() -> str:
     if name not in PROFILES:
         raise SettingError(f"SUITE_PROFILE={name!r} is unknown; the profiles are {', '.join(PROFILES)}")
     return name
-
-
-def choose(*, smoke, quick, full):
-    """The value that belongs to the profile in force, for example ``choose(smoke=1, quick=5, full=20)`` epochs."""
-    return {"smoke": smoke, "quick": quick, "full": full}[profile()]
 
 
 def data_folder() -> Path:
@@ -93,8 +90,9 @@ def device():
     """The ``torch.device`` to train on."""
     import torch
 
-    name = os.environ.get("SUITE_DEVICE") or ("cuda" if torch.cuda.is_available() else "cpu")
-    known = ["cpu"] + [f"cuda:{index}" for index in range(torch.cuda.device_count())]
+    apple = torch.backends.mps.is_available()
+    name = os.environ.get("SUITE_DEVICE") or ("cuda" if torch.cuda.is_available() else "mps" if apple else "cpu")
+    known = ["cpu"] + [f"cuda:{index}" for index in range(torch.cuda.device_count())] + ["mps"] * apple
     if name not in known and not (name == "cuda" and len(known) > 1):
         raise SettingError(f"SUITE_DEVICE={name!r} is not on this machine; the devices are {', '.join(known)}")
     return torch.device(name)

@@ -1,15 +1,14 @@
-"""What a notebook opens: its suite of runs, each loaded from its record or trained.
+"""What a notebook opens: its suite of runs, declared as data, each loaded from its record or trained.
 
-A notebook opens its :class:`Suite` once and starts each run with :meth:`Suite.run`, which loads the record if there is
-one, else trains (going on from a checkpoint if there is one) and writes it.
+A notebook declares its runs in ``RUNS``, see :func:`run`, opens its :class:`Suite` once and asks for each with
+:meth:`Suite.run`, which loads the record if there is one, else trains (going on from a checkpoint if there is one) and writes it.
 """
 
 from __future__ import annotations
 
 import hashlib
-import io
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,8 +16,9 @@ import numpy as np
 
 from helpers import plotting, settings
 from helpers.files import file_digest, write_together
+from helpers.results import deliverables, records, weights
 from helpers.results.digests import read_source, source_digest
-from helpers.results.records import Record, RecordError, load
+from helpers.results.records import Record, RecordError
 
 
 @dataclass
@@ -34,6 +34,7 @@ class Outcome:
         shown: index of the seed whose arrays are drawn.
         seconds: of training.
         facts: further json-able statements, for example {"selection": "lowest reconstruction error"}.
+        weights: what was trained, by name: a module, or a flat dict of tensors.
     """
 
     values: Mapping[str, float | Sequence[float]]
@@ -44,6 +45,50 @@ class Outcome:
     shown: int = 0
     seconds: float = 0.0
     facts: dict = field(default_factory=dict)
+    weights: Mapping[str, object] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Declared:
+    """A run as a notebook declares it, made by :func:`run`."""
+
+    function: Callable[..., Outcome]
+    configs: Mapping[str, dict]  # by profile
+    long: bool
+    needs: tuple[str, ...]
+    cores: int
+    gpu: float
+    memory_gb: float
+
+    def config(self, profile: str) -> dict:
+        """The configuration of a profile, as a record holds it."""
+        return json.loads(json.dumps(self.configs[profile]))
+
+
+def run(function: Callable[..., Outcome], *, full: Mapping | None = None, quick: Mapping | None = None,
+        smoke: Mapping | None = None, long: bool = False, needs: Sequence[str] = (), cores: int = 1, gpu: float = 0.1,
+        memory_gb: float = 2.0) -> Declared:
+    """Declare a run.
+
+    Args:
+        function: ``function(run, **config) -> Outcome``, a top-level function of the notebook.
+        full: the sheet's setting, json-able.
+        quick: what differs from it in the quick profile.
+        smoke: what differs from quick in the smoke profile.
+        long: hours on a CPU: there it is trained only when asked for by name or within a time budget.
+        needs: ids of the runs whose records this one rests on; a change of theirs ages it.
+        cores, gpu, memory_gb: what one training needs: CPU cores, share of a GPU, GiB of memory.
+
+    Raises:
+        TypeError: a smaller profile has a key that the full one has not.
+    """
+    whole = dict(full or {})
+    for name, part in (("quick", quick), ("smoke", smoke)):
+        if unknown := set(part or {}) - set(whole):
+            raise TypeError(f"{function.__name__}: {name} sets {', '.join(sorted(unknown))}, which full does not have")
+    middle = whole | dict(quick or {})
+    configs = {"full": whole, "quick": middle, "smoke": middle | dict(smoke or {})}
+    return Declared(function, configs, long, tuple(needs), cores, gpu, memory_gb)
 
 
 @dataclass(frozen=True)
@@ -54,6 +99,8 @@ class Run:
     seed: int
     fingerprint: str
     time_budget: float | None
+    stop_after: int | None = None
+    needs: tuple[str, ...] = ()
 
     def seed_for(self, purpose: str) -> int:
         """A seed of its own for each purpose (data order, initialisation, noise), from the one root of the run."""
@@ -71,10 +118,20 @@ class Run:
         return Checkpoint(settings.checkpoint_folder() / name, self.fingerprint)
 
     def training(self, stage: str = "model") -> dict:
-        """What :func:`helpers.train.training.fit` needs of a run: seed, checkpoint, label, time budget."""
+        """What :func:`helpers.train.training.fit` needs of a run: seed, checkpoint, label, budgets of time and steps."""
         label = self.id if stage == "model" else f"{self.id}, {stage}"
         return {"seed": self.seed_for(f"noise of {stage}"), "checkpoint": self.checkpoint(stage), "label": label,
-                "time_budget": self.time_budget}
+                "time_budget": self.time_budget, "stop_after": self.stop_after}
+
+    def needed(self, run_id: str) -> Record:
+        """The record of a run that this one was declared to need.
+
+        Raises:
+            RecordError: it was not declared, or has no record yet.
+        """
+        if run_id not in self.needs:
+            raise RecordError(f"{self.id} uses {run_id} and does not declare it: add it to needs=... in RUNS")
+        return _there(self.id, run_id)
 
 
 class Suite:
@@ -82,77 +139,107 @@ class Suite:
 
     Args:
         notebook: its name without suffix, for example ``"1_vae_2d"``.
+        runs: id -> :class:`Declared`; the notebook may add to it later.
+        results: folder of the records; by default ``results/`` of the profile's output folder.
     """
 
-    def __init__(self, notebook: str) -> None:
-        self.notebook, self.profile = notebook, settings.profile()
+    def __init__(self, notebook: str, runs: Mapping[str, Declared] | None = None, results: Path | None = None) -> None:
+        self.notebook, self.profile, self.runs = notebook, settings.profile(), {} if runs is None else runs
         self.source_path = settings.PROJECT_ROOT / "notebooks" / f"{notebook}.py"
-        self.results, self.figures = (settings.output_folder() / name for name in ("results", "figures"))
+        self.results, self.figures = results or settings.output_folder() / "results", settings.output_folder() / "figures"
 
-    def run(self, run_id: str, function: Callable[..., Outcome], config: Mapping | None = None, *, seed: int = 0) -> Record:
+    def declared(self, run_id: str) -> Declared:
+        """The declaration of a run.
+
+        Raises:
+            KeyError: the notebook declares no such run; the message names the nearest ones.
+        """
+        if run_id not in self.runs:
+            raise KeyError(f"{self.notebook} declares no run {run_id!r}{deliverables.nearest(run_id)}")
+        return self.runs[run_id]
+
+    def run(self, run_id: str, *, seed: int = 0, again: bool = False, more: bool = False, asked: bool = False,
+            stop_after: int | None = None) -> Record | None:
         """Load the record of a run, or make it.
 
         Args:
-            run_id: the id in ``deliverables.toml``.
-            function: ``function(run, **config) -> Outcome``, a top-level function of the notebook.
-            config: json-able arguments; a record with another configuration is another run and is replaced.
+            run_id: a key of ``RUNS``.
             seed: root of all the run's random numbers.
+            again: train although there is a record.
+            more: go on where the record's budget was cut.
+            asked: it was asked for by name, so that a long run is trained on a CPU too.
+            stop_after: steps after which a training stops at a checkpoint, see :func:`helpers.train.training.fit`.
+
+        Returns:
+            The record; None, after a sentence, for a long run that has none and that nobody granted a CPU's hours.
+
+        Raises:
+            KeyError: the notebook declares no such run.
+            RecordError: a needed run has no record, or a larger profile's record would be overwritten.
         """
-        config = json.loads(json.dumps(dict(config or {})))
+        declared = self.declared(run_id)
+        config, function = declared.config(self.profile), declared.function
         source = source_digest(function.__name__, read_source(self.source_path))
         path = self.results / f"{run_id}.json"
-        if path.exists() and not settings.asked_again(run_id):
+        again = again or settings.asked_again(run_id)
+        if path.exists() and not again:
             record = Record(path)
-            if (record["config"], record["profile"], record["seed"]) == (config, self.profile, seed):
-                stale = "" if record["source"] == source else " (STALE: the code has changed since)"
-                print(f"{run_id}: recorded, {record.describe()}{stale}")
+            same = (record["config"], record["profile"], record["seed"]) == (config, self.profile, seed)
+            if same and not (more and not record.complete):
+                changed = record["source"] != source or records.rests_on_another(record)
+                print(f"{run_id}: recorded, {record.describe()}{' (STALE: the code has changed since)' if changed else ''}")
                 return record
+        if not (asked or again or more or self._granted(declared)):
+            print(f"{run_id}: not recorded yet, and without a GPU not trained unasked; to train it on this machine: "
+                  f"python -m helpers train {run_id}, or for at most 90 minutes, going on later: --minutes 90")
+            return None
         self._refuse_smaller(path)
-        identity = json.dumps([run_id, config, self.profile, seed, source], sort_keys=True)
-        run = Run(run_id, seed, hashlib.sha256(identity.encode()).hexdigest(), settings.time_budget_seconds())
-        outcome = function(run, **config)
-        if longer := _longer(path, outcome.budget, (config, self.profile, seed, source)):
+        rests_on = {needed: _there(run_id, needed)["arrays"]["sha256"] for needed in declared.needs}
+        identity = json.dumps([run_id, config, self.profile, seed, source, *([rests_on] if rests_on else [])], sort_keys=True)
+        fingerprint = hashlib.sha256(identity.encode()).hexdigest()
+        outcome = function(Run(run_id, seed, fingerprint, settings.time_budget_seconds(), stop_after, declared.needs), **config)
+        identical = {"config": config, "profile": self.profile, "seed": seed, "source": source}
+        if longer := records.longer(path, outcome.budget, identical):
             print(f"{run_id}: ended at {outcome.budget[0]:,}, and the record there came further: it stays, {longer.describe()}")
             return longer
-        record = self._write(path, run, config, function.__name__, source, outcome)
+        content = {"id": run_id, "notebook": self.notebook, "function": function.__name__, **identical, "rests_on": rests_on}
+        record = records.write(path, content, outcome, weights.pack(outcome.weights))
         if record.complete:
-            for left_over in settings.checkpoint_folder().glob(f"{run_id}-*-{run.fingerprint[:12]}.pt"):
+            for left_over in settings.checkpoint_folder().glob(f"{run_id}-*-{fingerprint[:12]}.pt"):
                 left_over.unlink()
         print(f"{run_id}: done, {record.describe()}")
         return record
 
-    def attempt(self, run_id: str, function: Callable[..., Outcome], config: Mapping | None = None, *,
-                serves: Iterable[str] = ()) -> Record | None:
-        """The record of a long run as :meth:`run` gives it; or None, and a sentence, where nobody granted it a CPU's hours.
+    def weights(self, run_id: str) -> dict[str, dict] | None:
+        """The trained weights of a recorded run: name -> state dict of float32 tensors; None where they are not here.
 
-        It is made on a GPU, under the small profiles, within ``SUITE_MINUTES``, or when ``SUITE_RETRAIN`` names it or one of the
-        runs that it ``serves``.
+        Raises:
+            RecordError: the file there is not the one that the record names.
         """
-        there, wanted = load(run_id), (json.loads(json.dumps(dict(config or {}))), self.profile)
-        recorded = there is not None and (there["config"], there["profile"]) == wanted
-        granted = settings.time_budget_seconds() is not None or any(map(settings.asked_again, (run_id, *serves)))
-        if recorded or granted or self.profile != "full" or settings.device().type == "cuda":
-            return self.run(run_id, function, config)
-        print(f"{run_id}: not recorded yet, and without a GPU not trained unasked; to give it 90 minutes of this CPU: "
-              f"SUITE_PROFILE=full SUITE_MINUTES=90 python notebooks/{self.notebook}.py")
-        return None
+        record = records.load(run_id, self.results)
+        return None if record is None else weights.find(record)
 
-    def figure(self, figure, name: str, *records: Record) -> None:
+    def figure(self, figure, name: str, *drawn_from: Record) -> None:
         """Save a figure under ``figures/``, show it in the notebook, and note its digest in the records behind it."""
         path = self.figures / name
-        for record in records:
+        for record in drawn_from:
             if record["profile"] != self.profile:
                 raise RecordError(f"{record.path} is of the {record['profile']} profile, this notebook runs {self.profile}")
         plotting.save(figure, path)
         digest = file_digest(path)
-        for record in records:
+        for record in drawn_from:
             if record.content["figures"].get(name) == digest:
                 continue
             there = Record(record.path)  # another process may have trained the run again since it was read here
             if there["arrays"] != record["arrays"]:
                 raise RecordError(f"{record.path} is another record than the one {name} was drawn from: run the notebook again")
             record.content["figures"] = {**there["figures"], name: digest}
-            write_together({record.path: _json_bytes(record.content)})
+            write_together({record.path: records.json_bytes(record.content)})
+
+    def _granted(self, declared: Declared) -> bool:
+        """Whether a run is trained here without being asked for by name."""
+        quick = not declared.long or self.profile != "full"
+        return quick or settings.time_budget_seconds() is not None or settings.device().type != "cpu"
 
     def _refuse_smaller(self, path: Path) -> None:
         try:
@@ -162,45 +249,9 @@ class Suite:
         if there in settings.PROFILES and settings.PROFILES.index(there) > settings.PROFILES.index(self.profile):
             raise RecordError(f"{path} is a record of the {there} profile; the {self.profile} profile does not overwrite it")
 
-    def _write(self, path: Path, run: Run, config: dict, function: str, source: str, outcome: Outcome) -> Record:
-        done, planned, unit = outcome.budget
-        values = {name: np.atleast_1d(np.asarray(value, dtype=np.float64)) for name, value in outcome.values.items()}
-        for name, value in values.items():
-            if not np.isfinite(value).all():
-                raise RecordError(f"{run.id}: metric {name} is not finite: {value.tolist()}; nothing was written")
-        arrays = {name: np.asarray(value) for name, value in outcome.arrays.items()}
-        objects = [name for name, value in arrays.items() if value.dtype.hasobject]
-        if objects:
-            raise RecordError(f"{run.id}: arrays {objects} hold Python objects; records hold numbers only")
-        packed = io.BytesIO()
-        np.savez_compressed(packed, **arrays)
-        content = {
-            "id": run.id, "notebook": self.notebook, "function": function, "profile": self.profile,
-            "dataset": outcome.dataset, "config": config,
-            "budget": {"done": done, "planned": planned, "unit": unit}, "seed": run.seed, "seeds": list(outcome.seeds),
-            "shown": outcome.shown, "metrics": {name: float(value.mean()) for name, value in values.items()},
-            "spread": {name: _spread(value) for name, value in values.items()}, "facts": outcome.facts, "figures": {},
-            "arrays": {"sha256": hashlib.sha256(packed.getvalue()).hexdigest()}, "source": source,
-            "environment": settings.environment(), "seconds": round(outcome.seconds, 3),
-        }
-        write_together({path.with_suffix(".npz"): packed.getvalue(), path: _json_bytes(content)})
-        return Record(path)
 
-
-def _spread(value: np.ndarray) -> dict:
-    deviation = float(value.std(ddof=1)) if value.size > 1 else 0.0
-    return {"std": deviation, "min": float(value.min()), "max": float(value.max()), "n": int(value.size)}
-
-
-def _json_bytes(content: dict) -> bytes:
-    return (json.dumps(content, indent=1, allow_nan=False) + "\n").encode()
-
-
-def _longer(path: Path, budget: tuple, identity: tuple) -> Record | None:
-    """The record at ``path``, if it is of the same configuration, profile, seed and code and came further than ``budget``."""
-    try:
-        there = Record(path) if path.exists() else None
-    except RecordError:
-        return None  # unreadable: replaced
-    same = there and tuple(there[key] for key in ("config", "profile", "seed", "source")) == identity
-    return there if same and there["budget"]["unit"] == budget[2] and there["budget"]["done"] > budget[0] else None
+def _there(run_id: str, needed: str) -> Record:
+    record = records.load(needed)
+    if record is None:
+        raise RecordError(f"{run_id} rests on {needed}, which has no record yet; first: python -m helpers train {needed}")
+    return record

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from helpers.results import tables, verdicts
+from helpers.results import deliverables, tables
 from helpers.results.digests import source_digest
 
 SOURCE = "def train(run):\n    return 1\n"
@@ -24,8 +24,8 @@ def png(name: str) -> bytes:
 
 
 def metric_value(facts: dict) -> float:
-    """A value that passes: the target where there is one, else the sheet's, else something on the right side of the floor."""
-    beside_the_floor = facts.get("floor", 0.5) + (-0.25 if facts.get("better") == "higher" else 0.25)
+    """A value that passes: the target where there is one, else the sheet's, else something on the right side of the bound."""
+    beside_the_floor = facts.get("bound", 0.5) + (-0.25 if facts.get("better") == "higher" else 0.25)
     return facts.get("target", facts.get("sheet", beside_the_floor))
 
 
@@ -77,14 +77,14 @@ def notebook(name: str, entries: list[dict]) -> dict:
             "outputs": [output]}
     answers = [{"cell_type": "markdown", "id": f"cell-{number:03d}", "metadata": {"tags": [f"answer:{answer['id']}"]},
                 "source": f"**Answer ({answer['id']}): {answer['text']}**\n\n{PROSE}"}
-               for number, answer in enumerate(tables.deliverables()["answer"], 1) if answer["notebook"] == name]
+               for number, answer in enumerate(deliverables.answers(), 1) if answer["notebook"] == name]
     stamp = {"source": hashlib.sha256(SOURCE.encode()).hexdigest(), "profile": "full"}
     return {"cells": [code, *answers], "metadata": {"suite": stamp}, "nbformat": 4, "nbformat_minor": 5}
 
 
 def make(folder: Path) -> Path:
     """Write a copy of the suite in which everything passes; returns the folder."""
-    entries = verdicts.asked_runs()
+    entries = deliverables.asked_runs()
     for entry in entries:
         write_record(folder, record(entry))
     for name in sorted({entry["notebook"] for entry in entries}):
@@ -102,4 +102,4 @@ def edit(path: Path, change) -> None:
 
 def entry(run_id: str) -> dict:
     """The entry of a run."""
-    return next(entry for entry in verdicts.asked_runs() if entry["id"] == run_id)
+    return next(entry for entry in deliverables.asked_runs() if entry["id"] == run_id)

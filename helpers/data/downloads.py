@@ -28,6 +28,8 @@ TIMEOUT_SECONDS = 30.0  # without a byte from the server
 class DataError(RuntimeError):
     """Data is missing, damaged, or not of the form that was asked for; the message says what to do."""
 
+    explained = True  # the message says what to mend: the command line shows it alone
+
 
 def verify(path: Path, sha256: str, url: str, *, size: int | None = None) -> None:
     """Check that a file is the one that was published.

@@ -15,13 +15,13 @@ from helpers.grade.marking import STATUSES, Item
 from helpers.results import tables, verdicts
 from helpers.results.verdicts import Verdict
 
-KNOWN = ("sheet", "target", "floor")
+KNOWN = ("sheet", "target", "bound")
 WIDTH = 110  # characters of a reason on the console
 NOT_IN_XML = re.compile(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
 def evidence(item: Item) -> list[str]:
-    """One line a judged metric: value, sheet, target, floor, verdict."""
+    """One line a judged metric: value, sheet, target, bound, verdict."""
     lines = []
     for verdict in item.evidence:
         known = ", ".join(_known(verdict))
@@ -88,7 +88,7 @@ def write_csv(items: Sequence[Item], path: Path) -> None:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["item", "kind", "sheet", "question", "status", "points", "weight", "score", "reasons", "file",
-                     "metric", "value", "std", "n", "sheet_value", "target", "floor", "verdict"])
+                     "metric", "value", "std", "n", "sheet_value", "target", "bound", "verdict"])
     for item in items:
         start = [item.label, item.kind, item.sheet, item.question, item.status, f"{item.points:g}",
                  "yes" if item.weighted else "no", "" if item.score is None else f"{item.score:g}",

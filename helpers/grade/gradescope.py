@@ -34,3 +34,17 @@ def pack(target: Path) -> Path:
     target.parent.mkdir(parents=True, exist_ok=True)
     write_together({target: buffer.getvalue()})
     return target
+
+
+def register(commands) -> None:
+    """Add the command ``gradescope``."""
+    command = commands.add_parser("gradescope", help=gradescope.__doc__)
+    command.add_argument("--output", metavar="FILE", help="build/autograder.zip by default")
+    command.set_defaults(function=gradescope, default_profile="full")
+
+
+def gradescope(arguments) -> int:
+    """Pack the grade as an autograder for Gradescope."""
+    path = pack(Path(arguments.output) if arguments.output else settings.PROJECT_ROOT / "build" / "autograder.zip")
+    print(f"{path}: {path.stat().st_size / 2**10:.0f} KiB")
+    return 0

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from helpers.grade.submission import ARRAYS_LIMIT, FIGURE_LIMIT, Submission, Unreadable
 from helpers.publish import notebooks
-from helpers.results import tables, verdicts
+from helpers.results import deliverables, tables, verdicts
 from helpers.results.records import Record
 from helpers.results.verdicts import Verdict
 
@@ -65,8 +65,8 @@ class Item:
 
 def mark(copy: Submission) -> list[Item]:
     """Mark a copy of the suite: runs and answers in the order of the sheets, then the notebooks."""
-    content = tables.deliverables()
-    items = [_guarded("run", entry, copy, _mark_run) for entry in verdicts.asked_runs()]
+    content = deliverables.content()
+    items = [_guarded("run", entry, copy, _mark_run) for entry in deliverables.asked_runs()]
     items += [_guarded("answer", {**entry, "question": entry["text"]}, copy, _mark_answer) for entry in content["answer"]]
     names = sorted({entry["notebook"] for entry in content["run"]})
     sheets = list(content["sheets"])
@@ -117,7 +117,7 @@ def _mark_run(entry: dict, copy: Submission) -> tuple:
 
 
 def _sentence(verdict: Verdict) -> str:
-    limit = {"past the bound": "floor", "short of the sheet": "sheet", "short of the target": "target"}.get(verdict.word)
+    limit = {"past the bound": "bound", "short of the sheet": "sheet", "short of the target": "target"}.get(verdict.word)
     known = f" ({limit} {tables.number(verdict.facts[limit])})" if limit else ""
     return f"{verdict.metric} = {tables.number(verdict.value)} is {verdict.word}{known}"
 
@@ -214,7 +214,7 @@ def _misprinted(entry: dict, record: Record, printed: dict[tuple[str, str], str]
 def _wrong_prints(name: str, copy: Submission) -> list[str]:
     """Numbers in a notebook's tables of results that are missing, or not those of the records."""
     printed, wrong = _printed_numbers(name, copy), []
-    for entry in (entry for entry in verdicts.asked_runs() if entry["notebook"] == name):
+    for entry in (entry for entry in deliverables.asked_runs() if entry["notebook"] == name):
         try:
             record = copy.record(entry["id"])
         except Unreadable:

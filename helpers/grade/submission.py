@@ -30,6 +30,8 @@ PARSING_ERRORS = (OSError, ValueError, KeyError, TypeError, AttributeError, Inde
 class Unreadable(ValueError):
     """A file of the copy cannot be used; the message names it and says why."""
 
+    explained = True  # the message says what to mend: the command line shows it alone
+
 
 @dataclass(frozen=True)
 class Cell:

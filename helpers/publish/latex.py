@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from itertools import zip_longest
 
-from helpers.results import tables, verdicts
+from helpers.results import deliverables, tables, verdicts
 from helpers.results.records import Record
 from helpers.results.verdicts import Verdict
 
@@ -78,7 +78,7 @@ def word(verdict: Verdict) -> str:
 
 def known(verdict: Verdict) -> list[str]:
     """The sheet's number, the target and the bound of a metric, as cells of a table."""
-    return [tables.number(verdict.facts[name]) if name in verdict.facts else "--" for name in ("sheet", "target", "floor")]
+    return [tables.number(verdict.facts[name]) if name in verdict.facts else "--" for name in tables.KNOWN]
 
 
 def row(command: str, *cells: str) -> str:
@@ -91,7 +91,7 @@ def run_macros(entry: dict, record: Record | None, stale: bool) -> list[str]:
     run_id = entry["id"]
     lines = []
     for metric, facts in entry.get("metrics", {}).items():
-        for name in ("sheet", "target", "floor"):
+        for name in tables.KNOWN:
             if name in facts:
                 lines.append(define(name, run_id, metric, text=tables.number(facts[name])))
     judged = verdicts.judge(entry, record)
@@ -170,7 +170,7 @@ def numbers(find: Callable[[str], Record | None], is_stale: Callable[[Record], b
         gaps: name of a figure asked for that cannot be used -> reason.
         further: usable figures that ``report.tex`` does not mention -> the run that they belong to.
     """
-    entries = verdicts.asked_runs()
+    entries = deliverables.asked_runs()
     lines = ["% Generated from results/ by python -m helpers report: not to be edited."]
     found = {entry["id"]: find(entry["id"]) for entry in entries}
     for entry in entries:
@@ -178,7 +178,7 @@ def numbers(find: Callable[[str], Record | None], is_stale: Callable[[Record], b
         lines += run_macros(entry, record, record is not None and is_stale(record))
     lines += [define("fig", name, text=path) for name, path in figures.items()]
     lines += [define("nofig", name, text=escape(reason)) for name, reason in gaps.items()]
-    for sheet in tables.deliverables()["sheets"]:
+    for sheet in deliverables.sheets():
         ids = [entry["id"] for entry in entries if entry["sheet"] == sheet]
         lines.append(define("summaryof", sheet, text="".join(rf"\csname summary/{run_id}\endcsname" for run_id in ids)))
     shown = "".join(row("extrafigure", name, r".8\textwidth", f"{code(name)}, from {code(run)}.")

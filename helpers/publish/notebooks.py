@@ -1,4 +1,4 @@
-"""Notebooks: import their definitions without running them, build the executed copy, check what is saved.
+"""Notebooks: build the executed copy, check what is saved (their definitions: :mod:`helpers.work.definitions`).
 
 ``notebooks/N_name.py`` (jupytext's percent format) is the source; ``N_name.ipynb`` is built from it by executing it in a
 clean kernel, and carries a stamp that tells later what it was built from.
@@ -6,65 +6,21 @@ clean kernel, and carries a stamp that tells later what it was built from.
 
 from __future__ import annotations
 
-import ast
 import hashlib
 import json
-import linecache
 import os
 import re
-import sys
-import types
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
 from helpers import settings
 from helpers.files import write_together
+from helpers.work.definitions import FOLDER, NotebookError, definitions, names, source_path
 
-FOLDER = settings.PROJECT_ROOT / "notebooks"
+__all__ = ["FOLDER", "Check", "NotebookError", "build", "check", "definitions", "names", "source_path"]
+
 MACHINE_PATH = re.compile(r"(?<![\w.:/])/(?:home|root|tmp|work|Users|content|mnt)/\w")
-
-
-class NotebookError(RuntimeError):
-    """A notebook does not exist, or a cell of it failed."""
-
-
-def names() -> list[str]:
-    """The notebooks of the suite, in order."""
-    return sorted(path.stem for path in FOLDER.glob("[0-9]_*.py"))
-
-
-def source_path(name: str) -> Path:
-    """The source file of a notebook.
-
-    Raises:
-        NotebookError: there is none; the message lists those that there are.
-    """
-    path = FOLDER / f"{name}.py"
-    if not path.exists():
-        raise NotebookError(f"there is no notebook {name!r}; the notebooks are {', '.join(names())}")
-    return path
-
-
-def definitions(name: str) -> types.ModuleType:
-    """Load a notebook's imports, functions, classes and constants (UPPER_CASE), without running its experiments."""
-    path = source_path(name)
-    tree = ast.parse(path.read_text(), filename=str(path))
-    tree.body = [node for node in tree.body if _defines(node)]
-    module = types.ModuleType(f"notebook_{name}")
-    module.__file__ = str(path)
-    sys.modules[module.__name__] = module  # dataclasses and pickling look their module up
-    linecache.checkcache(str(path))
-    exec(compile(tree, str(path), "exec"), module.__dict__)
-    return module
-
-
-def _defines(node: ast.stmt) -> bool:
-    if isinstance(node, (ast.Import, ast.ImportFrom, ast.FunctionDef, ast.ClassDef)):
-        return True
-    if isinstance(node, (ast.Assign, ast.AnnAssign)):
-        targets = node.targets if isinstance(node, ast.Assign) else [node.target]
-        return all(isinstance(target, ast.Name) and target.id.isupper() for target in targets)
-    return False
 
 
 def build(name: str) -> Path:
@@ -173,3 +129,28 @@ def _output(output: dict) -> tuple[str, str]:
 
 def _text_digest(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def register(commands) -> None:
+    """Add the commands ``build`` and ``check``."""
+    for name, function in (("build", build_command), ("check", check_command)):
+        command = commands.add_parser(name, help=function.__doc__)
+        command.add_argument("notebook", nargs="*", help="names; all by default")
+        command.set_defaults(function=function)
+
+
+def build_command(arguments) -> int:
+    """Execute notebooks and save them with their outputs."""
+    for name in arguments.notebook or names():
+        started = time.perf_counter()
+        path = build(name)
+        print(f"{name}: built in {time.perf_counter() - started:.0f} s, {path.stat().st_size / 2**20:.1f} MiB", flush=True)
+    return 0
+
+
+def check_command(arguments) -> int:
+    """Tell fresh notebooks from stale, hollow, failed and missing ones."""
+    found = [check(name, settings.output_folder() / "notebooks") for name in arguments.notebook or names()]
+    for result in found:
+        print(f"{result.name}: {result.state}" + "".join(f"\n    {reason}" for reason in result.reasons))
+    return 0 if all(result.state == "fresh" for result in found) else 1

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 
 from helpers import settings
 from helpers.publish import notebooks
-from helpers.results import records, tables, verdicts
+from helpers.results import deliverables, records, tables
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,6 @@ class Task:
         state: recorded, partial (its budget was cut), stale (the code has changed since), begun (a checkpoint and no record),
             unreadable (its record is damaged) or missing.
         seconds_left: estimate of the training that is left, or None where nothing was measured that tells.
-        measured_on: the run that the estimate is scaled from; empty for a run's own record.
     """
 
     notebook: str
@@ -37,7 +36,6 @@ class Task:
     record: records.Record | None
     state: str
     seconds_left: float | None
-    measured_on: str = ""
 
     @property
     def budget(self) -> str:
@@ -55,7 +53,7 @@ class Task:
             return "not measured"
         if self.seconds_left <= 0:
             return ""
-        return f"about {duration(self.seconds_left)}" + (f", after {self.measured_on}" if self.measured_on else "")
+        return f"about {duration(self.seconds_left)}"
 
 
 def duration(seconds: float) -> str:
@@ -67,7 +65,7 @@ def duration(seconds: float) -> str:
 
 def tasks() -> list[Task]:
     """Every run that the sheets ask for, in the order of the notebooks."""
-    asked = sorted(verdicts.asked_runs(), key=lambda entry: entry["notebook"])
+    asked = sorted(deliverables.asked_runs(), key=lambda entry: entry["notebook"])
     there, damaged = {}, set()
     for run_id in (entry["id"] for entry in asked):
         try:
@@ -75,28 +73,17 @@ def tasks() -> list[Task]:
         except records.RecordError:
             there[run_id] = None
             damaged.add(run_id)
-    found = [_task(entry, there, asked) for entry in asked]
+    found = [_task(entry, there) for entry in asked]
     return [replace(task, state="unreadable") if task.run_id in damaged else task for task in found]
 
 
-def _task(entry: dict, there: dict[str, records.Record | None], asked: list[dict]) -> Task:
+def _task(entry: dict, there: dict[str, records.Record | None]) -> Task:
     run_id, record = entry["id"], there[entry["id"]]
     begun = any(settings.checkpoint_folder().glob(f"{run_id}-*.pt"))
     if record is not None:
         spent = record["seconds"] if begun or record.complete else 0.0  # a cut run goes on from its checkpoint or begins anew
         return Task(entry["notebook"], run_id, record, records.state(record), _whole_seconds(record) - spent)
-    # The nearest relative of a run that was never finished is the one of its notebook whose name begins most like its own.
-    relatives = [other["id"] for other in asked if other["notebook"] == entry["notebook"] and there[other["id"]] is not None]
-    nearest = max(relatives, key=lambda other: _common_letters(run_id, other), default="")
-    if _common_letters(run_id, nearest) < 4:
-        return Task(entry["notebook"], run_id, None, "begun" if begun else "missing", None)
-    return Task(entry["notebook"], run_id, None, "begun" if begun else "missing", _whole_seconds(there[nearest]), nearest)
-
-
-def _common_letters(first: str, second: str) -> int:
-    """How many letters two names begin with in common."""
-    pairs = enumerate(zip(first, second, strict=False))
-    return next((place for place, (a, b) in pairs if a != b), min(len(first), len(second)))
+    return Task(entry["notebook"], run_id, None, "begun" if begun else "missing", None)
 
 
 def _whole_seconds(record: records.Record) -> float:
@@ -107,13 +94,13 @@ def _whole_seconds(record: records.Record) -> float:
 
 def status_rows() -> Iterator[list[str]]:
     """Rows of the table of all runs: run, state, budget, training left, metric, ours, the sheet's, the target, the bound."""
-    asked = {entry["id"]: entry.get("metrics", {}) for entry in verdicts.asked_runs()}
+    asked = {entry["id"]: entry.get("metrics", {}) for entry in deliverables.asked_runs()}
     for task in tasks():
         metrics = asked[task.run_id] if task.record else {}
         head = [task.run_id, task.state, task.budget, task.left]
         for name, facts in metrics.items() or [("", {})]:
             ours = task.record.metrics.get(name) if task.record else None
-            yield [*head, name, *map(tables.number, (ours, facts.get("sheet"), facts.get("target"), facts.get("floor")))]
+            yield [*head, name, *map(tables.number, (ours, facts.get("sheet"), facts.get("target"), facts.get("bound")))]
             head = ["", "", "", ""]
 
 
@@ -138,7 +125,7 @@ def left_to_do(more: bool) -> dict[str, list[Task]]:
 
 def _supporting() -> Iterator[Task]:
     """Recorded runs that no sheet asks for and others rest upon, such as the classifier behind a distance."""
-    asked = {entry["id"] for entry in verdicts.asked_runs()}
+    asked = {entry["id"] for entry in deliverables.asked_runs()}
     for path in sorted((settings.output_folder() / "results").glob("*.json")):
         if path.stem not in asked and (record := records.load(path.stem)) is not None:
             yield Task(record["notebook"], record.id, record, "supporting", 0.0)
@@ -168,7 +155,7 @@ def train_and_build(*, minutes: float | None = None, more: bool = False) -> bool
                 [[task.notebook, task.run_id, task.state, task.budget, task.left] for found in todo.values() for task in found]
                 + [[name, "", "to be built", "", ""] for name in todo])
     for name, found in todo.items():
-        if found and not _run_script(name, [task.run_id for task in found], deadline):
+        if found and not _train(name, [task.run_id for task in found], deadline):
             print(f"{minutes:g} minutes are over in {name}: the same command goes on from its checkpoints")
             return False
         if deadline is not None and time.monotonic() > deadline:
@@ -180,14 +167,10 @@ def train_and_build(*, minutes: float | None = None, more: bool = False) -> bool
     return True
 
 
-def _run_script(name: str, asked: list[str], deadline: float | None) -> bool:
-    """Train a notebook's runs in a process of its own, with its progress on the terminal; whether it came to its end in time.
-
-    The runs are asked for by name: that makes those go on whose budget was cut, and begins those which take a CPU hours.
-    """
-    wanted = ",".join(filter(None, (os.environ.get("SUITE_RETRAIN"), *asked)))
-    environment = os.environ | {"SUITE_PROFILE": settings.profile(), "SUITE_RETRAIN": wanted}
-    process = subprocess.Popen([sys.executable, str(notebooks.source_path(name))], env=environment)
+def _train(name: str, asked: list[str], deadline: float | None) -> bool:
+    """Train a notebook's runs in a process of its own, with its progress on the terminal; whether it came to its end in time."""
+    command = [sys.executable, "-m", "helpers", "--profile", settings.profile(), "train", *asked]
+    process = subprocess.Popen(command, cwd=settings.PROJECT_ROOT)
     try:
         status = process.wait(None if deadline is None else max(0.0, deadline - time.monotonic()))
     except subprocess.TimeoutExpired:
@@ -197,7 +180,8 @@ def _run_script(name: str, asked: list[str], deadline: float | None) -> bool:
         _interrupt(process)
         raise
     if status:
-        raise notebooks.NotebookError(f"{name}.py ended with status {status}; its message is above, its checkpoints are kept")
+        raise notebooks.NotebookError(f"the training of {name} ended with status {status}; its message is above, its checkpoints "
+                                      "are kept")
     return True
 
 
@@ -210,3 +194,25 @@ def _interrupt(process: subprocess.Popen) -> None:
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
+
+
+def register(commands) -> None:
+    """Add the commands ``status`` and ``full``."""
+    commands.add_parser("status", help=status.__doc__).set_defaults(function=status)
+    command = commands.add_parser("full", help=full.__doc__)
+    command.add_argument("--minutes", type=float, help="stop after so many; the same command goes on")
+    command.add_argument("--more", action="store_true", help="go on with runs whose budget was cut, too")
+    command.set_defaults(function=full)
+
+
+def status(arguments) -> int:
+    """List every run the sheets ask for: its state, its budget, what is left, and its numbers beside the sheet's."""
+    tables.show(["run", "state", "budget", "training left", "metric", "ours", *tables.KNOWN], status_rows())
+    return 0
+
+
+def full(arguments) -> int:
+    """Train every run that has no record (going on from checkpoints) and build the notebooks."""
+    if not arguments.profile:
+        os.environ["SUITE_PROFILE"] = "full"
+    return 0 if train_and_build(minutes=arguments.minutes, more=arguments.more) else 1

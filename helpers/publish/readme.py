@@ -7,7 +7,7 @@ from pathlib import Path
 
 from helpers import settings
 from helpers.files import write_together
-from helpers.results import records, tables, verdicts
+from helpers.results import deliverables, records, tables, verdicts
 
 BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
 SHARES = "loop_shares"  # the benchmark that compares nobody
@@ -59,7 +59,7 @@ def table() -> str:
     """One row a recorded run, with its headline metric: the first that the sheet reports, else the first that is judged."""
     lines = ["| run | metric | ours | sheet | target | bound | verdict |", "|---|---|---:|---:|---:|---:|---|"]
     missing, alone = [], []
-    for entry in verdicts.asked_runs():
+    for entry in deliverables.asked_runs():
         record = records.load(entry["id"], settings.PROJECT_ROOT / "results")
         if record is None:
             missing.append(f"`{entry['id']}`")
@@ -69,7 +69,7 @@ def table() -> str:
             alone.append(f"`{entry['id']}`" + (f" ({record.remark})" if record.remark else ""))
             continue
         word = f"{verdict.word}: {record.remark}" if record.remark else verdict.word
-        known = " | ".join(tables.number(verdict.facts.get(name)) for name in ("sheet", "target", "floor"))
+        known = " | ".join(tables.number(verdict.facts.get(name)) for name in tables.KNOWN)
         lines.append(f"| `{entry['id']}` | {verdict.metric} | {verdict.measured} | {known} | {word} |")
     if alone:
         lines += ["", f"Recorded, with no number of the sheet's kind to set beside it: {', '.join(alone)}."]
@@ -104,3 +104,18 @@ def _between(text: str, begin: str, end: str, content: str, name: str) -> str:
         raise ValueError(f"{name} needs {begin} and, below it, {end}, once each")
     before, rest = text.split(begin)
     return f"{before}{begin}\n{content}\n{end}{rest.split(end)[1]}"
+
+
+def register(commands) -> None:
+    """Add the command ``readme``."""
+    command = commands.add_parser("readme", help=readme.__doc__)
+    command.add_argument("--check", action="store_true", help="change nothing; exit status 1 where it is stale")
+    command.set_defaults(function=readme, default_profile="full")
+
+
+def readme(arguments) -> int:
+    """Write the tables of README.md from the records and benchmarks, or only check them."""
+    if not update(check=arguments.check):
+        return 0
+    print("README.md: its table of results " + ("is stale: run python -m helpers readme" if arguments.check else "was written"))
+    return int(arguments.check)

@@ -10,13 +10,14 @@ import os
 import re
 import shutil
 import subprocess
+import time
 from pathlib import Path
 
 from helpers import settings
 from helpers.files import file_digest, write_atomically, write_together
 from helpers.grade.submission import Submission
 from helpers.publish import latex
-from helpers.results import records, verdicts
+from helpers.results import deliverables, records
 from helpers.results.records import Record
 
 MAXIMUM_WIDTH = 1300  # pixels, 200 a printed inch across the page
@@ -27,6 +28,8 @@ INSTALL = "sudo apt-get install -y latexmk lmodern texlive-latex-recommended tex
 
 class ReportError(RuntimeError):
     """The report cannot be built."""
+
+    explained = True  # the message says what to mend: the command line shows it alone
 
 
 def build_folder() -> Path:
@@ -43,7 +46,7 @@ def find(run_id: str) -> Record | None:
 def usable_figures() -> tuple[dict[str, Path], dict[str, str]]:
     """Figures that are there and are those that their records name; and for each of the others the reason why not."""
     folder, usable, gaps = settings.output_folder() / "figures", {}, {}
-    for entry in verdicts.asked_runs():
+    for entry in deliverables.asked_runs():
         record = find(entry["id"])
         named = {} if record is None else record["figures"]
         for name in [*entry["figures"], *(name for name in named if name not in entry["figures"])]:
@@ -95,7 +98,7 @@ def write_numbers() -> Path:
     paths = {name: path.relative_to(folder).as_posix() for name, path in prepared.items()}
     path = folder / "numbers.tex"
     mentioned = (settings.PROJECT_ROOT / "report.tex").read_text()
-    further = {name: entry["id"] for entry in verdicts.asked_runs() if (record := find(entry["id"])) is not None
+    further = {name: entry["id"] for entry in deliverables.asked_runs() if (record := find(entry["id"])) is not None
                for name in record["figures"] if name in paths and name not in mentioned}
     write_together({path: latex.numbers(find, Submission.this_suite().is_stale, paths, gaps, further).encode()})
     return path
@@ -137,3 +140,16 @@ def complaints(log: str) -> list[str]:
     lines = re.findall(r"^.*(?:LaTeX Warning: (?:Reference|Citation|There were undefined)|Missing character).*$", log, flags=re.M)
     boxes = [line for line, width in re.findall(r"^(Overfull \\hbox \((\d+)\.\d+pt.*)$", log, flags=re.M) if int(width) >= 3]
     return lines + boxes
+
+
+def register(commands) -> None:
+    """Add the command ``report``."""
+    commands.add_parser("report", help=report.__doc__).set_defaults(function=report, default_profile="full")
+
+
+def report(arguments) -> int:
+    """Build the report from the records alone: report.pdf."""
+    started = time.perf_counter()
+    path, found = build()
+    print(f"{path}: {path.stat().st_size / 2**20:.1f} MiB, {time.perf_counter() - started:.0f} s", *found, sep="\n    ")
+    return 1 if found else 0

@@ -215,3 +215,24 @@ def _agrees(path: Path, repository: str) -> bool:
         return False
     link = badge(repository, path.stem)
     return first == first_cell(repository).strip() and (link in title if link else "[![Open in Colab]" not in title)
+
+
+def register(commands) -> None:
+    """Add the command ``colab``."""
+    command = commands.add_parser("colab", help=colab.__doc__)
+    command.add_argument("--repository", metavar="OWNER/NAME", help="on GitHub; without it, nothing is changed")
+    command.add_argument("--write", action="store_true", help="write the present setting again, as for a new notebook")
+    command.set_defaults(function=colab)
+
+
+def colab(arguments) -> int:
+    """Write the repository's address into badges and first cells, or check that it is the same everywhere."""
+    if arguments.repository is not None:
+        checked(arguments.repository)
+    if arguments.write or arguments.repository is not None:
+        changed = stamp(setting() if arguments.repository is None else arguments.repository)
+        print(*(f"stamped {name}" for name in changed), sep="\n", end="\n" * bool(changed))
+    print(f"repository: {setting() or 'none; make colab REPO=owner/name sets it'}")
+    found = complaints()
+    print(*found or ["first cells and badges agree with it"], sep="\n")
+    return 1 if found and not (arguments.write or arguments.repository) else 0

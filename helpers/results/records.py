@@ -7,6 +7,7 @@ JSON last, by :mod:`helpers.suite`.
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 from functools import cached_property
 from pathlib import Path
@@ -14,13 +15,15 @@ from pathlib import Path
 import numpy as np
 
 from helpers import settings
-from helpers.files import file_digest
-from helpers.results import tables
+from helpers.files import file_digest, write_together
+from helpers.results import deliverables
 from helpers.results.digests import source_digest
 
 
 class RecordError(RuntimeError):
     """A record cannot be read, or must not be written."""
+
+    explained = True  # the message says what to mend: the command line shows it alone
 
 
 class Record:
@@ -29,11 +32,11 @@ class Record:
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
-            self.content = json.loads(path.read_text())
+            self.content = json.loads(path.read_text(encoding="utf-8"))
             self.id, self.metrics, self.spread = (self.content[key] for key in ("id", "metrics", "spread"))
         except (ValueError, KeyError, TypeError) as error:
             raise RecordError(f"{path} is not a readable record ({error}); move it away, or train it again with "
-                              f"SUITE_RETRAIN={path.stem}") from error
+                              f"python -m helpers train {path.stem} --again") from error
 
     def __getitem__(self, key: str):
         return self.content[key]
@@ -62,7 +65,7 @@ class Record:
             parts.append(f"on {dataset['name']}, a stand-in for {dataset['stands_for']}")
         if not self.complete:
             parts.append(f"{budget['done']:,} of {budget['planned']:,} {budget['unit']}")
-        epochs, theirs = self.content["config"].get("epochs"), tables.sheet_epochs(self.id)
+        epochs, theirs = self.content["config"].get("epochs"), deliverables.sheet_epochs(self.id)
         if self.content["profile"] == "full" and epochs and theirs and epochs < theirs:
             parts.append(f"{epochs} epochs, the sheet {theirs}")
         if self.content["profile"] != "full":
@@ -83,15 +86,89 @@ def load(run_id: str, results: Path | None = None) -> Record | None:
     return Record(path) if path.exists() else None
 
 
-def state(record: Record) -> str:
-    """``recorded``, ``partial`` (budget not spent) or ``stale`` (the code it came from has changed)."""
-    path = settings.PROJECT_ROOT / "notebooks" / f"{record['notebook']}.py"
-    function = record["function"]
+def write(path: Path, content: dict, outcome, packed_weights: bytes = b"") -> Record:
+    """Write a record, its arrays and its weights: all of them or none, the JSON last.
+
+    Args:
+        path: of the JSON file.
+        content: id, notebook, function, config, profile, seed, source, rests_on.
+        outcome: a :class:`helpers.suite.Outcome`.
+        packed_weights: from :func:`helpers.results.weights.pack`.
+
+    Raises:
+        RecordError: a metric is not finite, or an array holds Python objects; nothing was written.
+    """
+    from helpers.results import weights
+
+    done, planned, unit = outcome.budget
+    values = {name: np.atleast_1d(np.asarray(value, dtype=np.float64)) for name, value in outcome.values.items()}
+    for name, value in values.items():
+        if not np.isfinite(value).all():
+            raise RecordError(f"{content['id']}: metric {name} is not finite: {value.tolist()}; nothing was written")
+    arrays = {name: np.asarray(value) for name, value in outcome.arrays.items()}
+    objects = [name for name, value in arrays.items() if value.dtype.hasobject]
+    if objects:
+        raise RecordError(f"{content['id']}: arrays {objects} hold Python objects; records hold numbers only")
+    packed = io.BytesIO()
+    np.savez_compressed(packed, **arrays)
+    files = {path.with_suffix(".npz"): packed.getvalue()}
+    named = {}
+    if packed_weights:
+        files[weights.place(path, packed_weights)] = packed_weights
+        named = {"sha256": hashlib.sha256(packed_weights).hexdigest(), "bytes": len(packed_weights)}
+    content = {
+        **content, "dataset": outcome.dataset, "budget": {"done": done, "planned": planned, "unit": unit},
+        "seeds": list(outcome.seeds), "shown": outcome.shown,
+        "metrics": {name: float(value.mean()) for name, value in values.items()},
+        "spread": {name: spread_of(value) for name, value in values.items()}, "facts": outcome.facts, "figures": {},
+        "arrays": {"sha256": hashlib.sha256(packed.getvalue()).hexdigest()}, "weights": named,
+        "environment": settings.environment(), "seconds": round(outcome.seconds, 3),
+    }
+    write_together({**files, path: json_bytes(content)})
+    return Record(path)
+
+
+def spread_of(value: np.ndarray) -> dict:
+    """Standard deviation, least, greatest and number of the values of a metric, (S,)."""
+    deviation = float(value.std(ddof=1)) if value.size > 1 else 0.0
+    return {"std": deviation, "min": float(value.min()), "max": float(value.max()), "n": int(value.size)}
+
+
+def json_bytes(content: dict) -> bytes:
+    """A record as the bytes of its file."""
+    return (json.dumps(content, indent=1, allow_nan=False) + "\n").encode()
+
+
+def longer(path: Path, budget: tuple, identical: dict) -> Record | None:
+    """The record at ``path``, if it is identical in the given fields and came further than ``budget``."""
     try:
-        current = source_digest(function, path.read_text())
+        there = Record(path) if path.exists() else None
+    except RecordError:
+        return None  # unreadable: replaced
+    same = there and all(there[key] == value for key, value in identical.items())
+    return there if same and there["budget"]["unit"] == budget[2] and there["budget"]["done"] > budget[0] else None
+
+
+def rests_on_another(record: Record) -> bool:
+    """Whether a run that the record rests on has been trained again, or has gone, since."""
+    for run_id, sha256 in (record.content.get("rests_on") or {}).items():
+        try:
+            there = load(run_id, next((folder for folder in record.path.parents if folder.name == "results"), None))
+        except RecordError:
+            return True
+        if there is None or there["arrays"]["sha256"] != sha256:
+            return True
+    return False
+
+
+def state(record: Record) -> str:
+    """``recorded``, ``partial`` (budget not spent) or ``stale`` (the code or a run that it rests on has changed since)."""
+    path = settings.PROJECT_ROOT / "notebooks" / f"{record['notebook']}.py"
+    try:
+        current = source_digest(record["function"], path.read_text(encoding="utf-8"))
     except (OSError, KeyError, SyntaxError):
         current = None
-    if current != record["source"]:
+    if current != record["source"] or rests_on_another(record):
         return "stale"
     return "recorded" if record.complete else "partial"
 

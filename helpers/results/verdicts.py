@@ -10,16 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from decimal import Decimal
 
-from helpers.results import tables
+from helpers.results import deliverables, tables
 from helpers.results.records import Record
-
-# Metrics that must not exceed another one: a bound with more samples is no looser, a richer prior no worse.
-ORDERED = {
-    ("b19_1b", "neg_iwae100_first100"): ("b19_1b", "neg_elbo_first100"),
-    ("b19_2b", "test_bpd"): ("b19_2a", "test_bpd"),
-}
-PUBLISHED_SETS = ("mnist", "binarized_mnist", "svhn", "cifar10")
-DIRAC_QUESTION = "2.1: twenty Dirac GANs, their trajectories and verdicts"
 
 
 @dataclass(frozen=True)
@@ -30,7 +22,7 @@ class Verdict:
         metric: its name.
         value: mean over the seeds, None where there is none.
         spread: std, min, max, n over the seeds.
-        facts: sheet, target, floor and better, as far as ``deliverables.toml`` has them.
+        facts: sheet, target, bound (slack, suspect) and better, as far as ``deliverables.toml`` has them.
         word: the judgement.
         passed: True or False where it could be judged, None where it is only reported or cannot be compared.
     """
@@ -45,25 +37,7 @@ class Verdict:
     @property
     def measured(self) -> str:
         """Mean and spread as a text, a dash where there is none."""
-        deviation = f" ± {tables.number(self.spread['std'])}" if self.spread.get("n", 1) > 1 else ""
-        return tables.number(self.value) + deviation
-
-
-def asked_runs() -> list[dict]:
-    """Every run of ``deliverables.toml``, the twenty Dirac GANs as one entry with a ``verdicts`` table."""
-    content = tables.deliverables()
-    if "dirac" not in content:
-        return list(content["run"])
-    dirac = content["dirac"]
-    verdicts = dict(dirac["verdicts"])
-    for name, verdict in dirac["verdicts"].items():  # jsd_6 repeats jsd_1 with a moving average
-        family, number = name.split("_")
-        verdicts[f"{family}_{int(number) + 5}"] = verdict
-    figures = [*(f"dirac_{name}.png" for name in verdicts), "dirac_overview.png"]
-    entry = {**dirac, "question": DIRAC_QUESTION, "figures": figures, "verdicts": verdicts}
-    runs = list(content["run"])
-    place = next((index for index, run in enumerate(runs) if run["notebook"] == dirac["notebook"]), len(runs))
-    return [*runs[:place], entry, *runs[place:]]
+        return tables.with_spread(self.value, self.spread)
 
 
 def judge(entry: dict, record: Record | None) -> list[Verdict]:
@@ -102,7 +76,8 @@ def _word(value: float, facts: dict, record: Record) -> tuple[str, bool | None]:
 
     stand_in = bool((record["dataset"] or {}).get("stand_in"))
     # The entropies behind the bounds are those of the data that the sheet names.
-    if "floor" in facts and not stand_in and sign * value < sign * facts["floor"]:
+    limit = facts.get("suspect", facts["bound"] - sign * facts.get("slack", 0.0) if "bound" in facts else None)
+    if limit is not None and not stand_in and sign * value < sign * limit:
         return "past the bound", False
     if record.remark:
         return "partial", None
@@ -121,10 +96,9 @@ def _decimals(target: float) -> int:
 def out_of_order(run_id: str, find: Callable[[str], Record | None]) -> list[str]:
     """Metrics of a run that exceed one that they must not exceed, as sentences; ``find`` gives records by id."""
     found = []
-    for (run, metric), (other_run, other_metric) in ORDERED.items():
-        if run != run_id:
-            continue
-        records = find(run), find(other_run)
+    for rule in deliverables.order_of(run_id):
+        metric, other_run, other_metric = rule["metric"], rule["at_most"]["run"], rule["at_most"]["metric"]
+        records = find(run_id), find(other_run)
         if None in records or any(record.remark for record in records):
             continue  # another budget or other data: not comparable
         value, limit = records[0].metrics.get(metric, -math.inf), records[1].metrics.get(other_metric, math.inf)
@@ -137,7 +111,7 @@ def wrong_data(entry: dict, record: Record) -> str | None:
     """A sentence where a record is neither on the data set asked for nor on a stand-in that says so."""
     wanted = entry.get("dataset", "").split(",")[0]
     dataset = record["dataset"] or {}
-    if wanted not in PUBLISHED_SETS or dataset.get("name") == wanted:
+    if wanted not in deliverables.published_sets() or dataset.get("name") == wanted:
         return None
     if dataset.get("stand_in") and dataset.get("stands_for") == wanted:
         return None

@@ -14,6 +14,8 @@ from helpers.files import write_atomically
 class CheckpointError(RuntimeError):
     """A checkpoint is damaged or belongs to another configuration. It is left where it is."""
 
+    explained = True  # the message says what to mend: the command line shows it alone
+
 
 @dataclass(frozen=True)
 class Checkpoint:
@@ -23,8 +25,16 @@ class Checkpoint:
     fingerprint: str
 
     def save(self, state: dict) -> None:
-        """Replace the checkpoint by ``state`` (tensors, numbers, strings, lists and dicts of them)."""
-        write_atomically(self.path, lambda stream: torch.save({"fingerprint": self.fingerprint, "state": state}, stream))
+        """Replace the checkpoint by ``state`` (tensors, numbers, strings, lists and dicts of them).
+
+        Raises:
+            CheckpointError: it cannot be written; the one that was there is as it was.
+        """
+        content = {"fingerprint": self.fingerprint, "state": state}
+        try:
+            write_atomically(self.path, lambda stream: torch.save(content, stream))
+        except (OSError, RuntimeError) as error:  # torch.save turns a full disk into a RuntimeError
+            raise CheckpointError(f"{self.path} could not be written ({error})") from error
 
     def load(self, device: torch.device | str = "cpu") -> dict | None:
         """The saved state, or None where there is none.
@@ -45,7 +55,3 @@ class Checkpoint:
                 "nothing was loaded or overwritten: move it away to start anew"
             )
         return state
-
-    def remove(self) -> None:
-        """Delete the checkpoint, once the record that it served is written."""
-        self.path.unlink(missing_ok=True)

@@ -19,12 +19,13 @@ from torch import Tensor
 from tqdm import tqdm
 
 from helpers import settings
-from helpers.train.checkpoints import Checkpoint
+from helpers.train.checkpoints import Checkpoint, CheckpointError
 from helpers.train.updates import ExponentialAverage, GradientUpdate
 
 __all__ = ["Batches", "ExponentialAverage", "GradientUpdate", "History", "NonFiniteLoss", "OutOfMemory", "fit"]
 
 settings.keep_freed_memory()
+torch.backends.cudnn.benchmark = True  # shapes stay the same from step to step: the quickest convolution is worth looking for
 
 CHECK_EVERY = 500  # steps between two looks at the losses (each look waits for the device)
 
@@ -32,9 +33,13 @@ CHECK_EVERY = 500  # steps between two looks at the losses (each look waits for 
 class NonFiniteLoss(RuntimeError):
     """A loss became infinite or not a number."""
 
+    explained = True  # the message says what to mend: the command line shows it alone
+
 
 class OutOfMemory(RuntimeError):
     """A step did not fit into the memory of the device."""
+
+    explained = True  # the message says what to mend: the command line shows it alone
 
 
 class Batches:
@@ -110,7 +115,7 @@ def is_out_of_memory(error: RuntimeError) -> bool:
 def fit(update, batches: Batches, *, steps: int, seed: int, checkpoint: Checkpoint | None = None, label: str = "training",
         evaluate: Callable[[], Sequence[float] | np.ndarray | Tensor] | None = None, evaluate_every: int | None = None,
         monitor: int | None = None, patience: int | None = None, checkpoint_seconds: float = 60.0,
-        time_budget: float | None = None) -> History:
+        time_budget: float | None = None, stop_after: int | None = None) -> History:
     """Train, watch, and be ready to be killed at any moment.
 
     Args:
@@ -126,18 +131,23 @@ def fit(update, batches: Batches, *, steps: int, seed: int, checkpoint: Checkpoi
         patience: stop after so many evaluations without a new best.
         checkpoint_seconds: at most so much work is lost by a crash.
         time_budget: seconds after which training stops at a checkpoint, unfinished.
+        stop_after: steps after which it does so, for runs that are compared at equal numbers of updates.
 
     Raises:
         NonFiniteLoss: names the step, and the last good checkpoint, which is kept.
         OutOfMemory: names the batch size to try, and the last checkpoint, which is kept.
-        CheckpointError: the checkpoint is damaged or another configuration's.
+        CheckpointError: the checkpoint is damaged, another configuration's, beyond ``steps``, or the last one cannot be written.
     """
     evaluate_every = evaluate_every or batches.per_epoch
     noise = torch.Generator(batches.tensors[0].device).manual_seed(seed % 2**63)
     state = {"step": 0, "seconds": 0.0, "evaluations": [], "evaluation_steps": [], "best": None, "stopped": False}
     terms, best_state, started, checked = None, None, time.perf_counter(), 0
     saved = checkpoint.load(batches.tensors[0].device) if checkpoint else None
+    last = steps if stop_after is None else min(steps, stop_after)
     if saved is not None:
+        if saved["loop"]["step"] > steps:
+            raise CheckpointError(f"{checkpoint.path} is at step {saved['loop']['step']:,}, beyond the {steps:,} steps "
+                                  "asked for; nothing was loaded or overwritten: move it away to start anew")
         update.load_state_dict(saved["update"])
         if len(saved["noise"]) == len(noise.get_state()):
             noise.set_state(saved["noise"].cpu())
@@ -165,12 +175,17 @@ def fit(update, batches: Batches, *, steps: int, seed: int, checkpoint: Checkpoi
             raise NonFiniteLoss(f"{label}: the loss is not finite at step {first}: {terms[first].tolist()}; {kept()}")
         checked = step
 
-    def save(step: int) -> None:
+    def save(step: int, needed: bool) -> None:
         nonlocal last_saved
         state.update(step=step, seconds=earlier_seconds + time.perf_counter() - started)
-        if checkpoint is not None:
-            checkpoint.save({"update": update.state_dict(), "noise": noise.get_state(), "loop": state,
-                             "terms": None if terms is None else terms[:step].clone(), "best_state": best_state})
+        try:
+            if checkpoint is not None:
+                checkpoint.save({"update": update.state_dict(), "noise": noise.get_state(), "loop": state,
+                                 "terms": None if terms is None else terms[:step].clone(), "best_state": best_state})
+        except CheckpointError as error:
+            if needed:
+                raise
+            print(f"{label}: {error}; training goes on, the next try is in {checkpoint_seconds:.0f} s")
         last_saved = time.perf_counter()
 
     def evaluate_now(step: int) -> None:
@@ -178,7 +193,7 @@ def fit(update, batches: Batches, *, steps: int, seed: int, checkpoint: Checkpoi
         look(step)
         if evaluate is None or step in state["evaluation_steps"]:
             return
-        row = torch.as_tensor(evaluate()).detach().to("cpu", torch.float64)
+        row = torch.as_tensor(evaluate()).detach().cpu().double()
         state["evaluations"].append(row)
         state["evaluation_steps"].append(step)
         if monitor is None:
@@ -192,7 +207,7 @@ def fit(update, batches: Batches, *, steps: int, seed: int, checkpoint: Checkpoi
     step = state["step"]
     with tqdm(total=steps, initial=step, desc=label, file=sys.stdout, leave=False, mininterval=1.0, dynamic_ncols=True,
               disable=not settings.show_progress()) as bar:
-        while step < steps and not state["stopped"]:
+        while step < last and not state["stopped"]:
             if step % evaluate_every == 0:
                 evaluate_now(step)
                 if state["stopped"]:
@@ -215,13 +230,15 @@ def fit(update, batches: Batches, *, steps: int, seed: int, checkpoint: Checkpoi
             over = time_budget is not None and earlier_seconds + now - started > time_budget
             if over or now - last_saved > checkpoint_seconds:
                 look(step)  # a state that is not finite is never saved
-                save(step)
+                save(step, needed=over)
             if over:
                 break
         finished = step >= steps or state["stopped"]
-        if finished:
+        if finished or (step == last and step % evaluate_every == 0):
             evaluate_now(step)
-            save(step)
+        if finished or step == last:
+            look(step)
+            save(step, needed=True)
     if monitor is not None and best_state is not None and finished:
         update.model.load_state_dict(best_state)
     seconds = earlier_seconds + time.perf_counter() - started

@@ -22,8 +22,8 @@ class GradientUpdate:
 
     Args:
         model: the module whose state is saved; its parameters are the ones clipped and averaged.
-        loss: ``loss(batch, generator)`` returns the terms (T,), or (T, S) for a stack of S models; the first is minimised
-            and the others are recorded. ``generator`` draws the noise.
+        loss: ``loss(batch, generator, step)`` returns the terms (T,), or (T, S) for a stack of S models; the first is minimised
+            and the others are recorded. ``generator`` draws the noise; ``step`` serves losses that change as training goes on.
         optimizer: over the model's parameters.
         schedule: learning-rate factor as a function of the step, see :mod:`helpers.train.schedules`.
         clip: largest gradient norm, over all parameters.
@@ -31,10 +31,10 @@ class GradientUpdate:
         precision: "float32", or for autocast "bfloat16" where the hardware gains from it, or "float16" with a scaled loss on
             GPUs that have no bfloat16; a step whose float16 gradients overflow is left out, and the scale is halved.
         captured: replay the steps on a GPU as one CUDA graph: for models so small that launching their kernels takes longer than
-            running them. The loss may then use no number that Python computes anew for each step.
+            running them. The loss may then use no number that Python computes anew for each step, ``step`` among them.
     """
 
-    def __init__(self, model: nn.Module, loss: Callable[[object, torch.Generator], Tensor],
+    def __init__(self, model: nn.Module, loss: Callable[[object, torch.Generator, int], Tensor],
                  optimizer: torch.optim.Optimizer, *, schedule: Callable[[int], float] | None = None,
                  clip: float | None = None, average: float | None = None, precision: str = "float32",
                  captured: bool = False) -> None:
@@ -58,11 +58,11 @@ class GradientUpdate:
                     group["lr"].fill_(rate * factor)
                 else:
                     group["lr"] = rate * factor
-        return self._replayed(batch, generator) if self.captured else self._step(batch, generator)
+        return self._replayed(batch, step, generator) if self.captured else self._step(batch, step, generator)
 
-    def _step(self, batch, generator: torch.Generator) -> Tensor:
+    def _step(self, batch, step: int, generator: torch.Generator) -> Tensor:
         with nullcontext() if self.half_type is None else torch.autocast(self.device_type, self.half_type):
-            terms = self.loss(batch, generator)
+            terms = self.loss(batch, generator, step)
         if self.first is None:  # the gradient of the first term; members of a stack share no parameter: each trains alone
             self.first = torch.zeros_like(terms)
             self.first[0] = 1.0
@@ -94,23 +94,23 @@ class GradientUpdate:
                 group["lr"] = rate
                 group.update({"capturable": False} if "capturable" in group else {})
 
-    def _replayed(self, batch, generator: torch.Generator) -> Tensor:
+    def _replayed(self, batch, step: int, generator: torch.Generator) -> Tensor:
         """The same step, from a recording for the shapes of this batch."""
         tensors = (batch,) if isinstance(batch, Tensor) else tuple(batch)
         shapes = tuple(tensor.shape for tensor in tensors)
         if shapes not in self.graphs:
             single = isinstance(batch, Tensor)
-            self.graphs[shapes] = CapturedStep(lambda *inputs: self._step(inputs[0] if single else inputs, generator),
+            self.graphs[shapes] = CapturedStep(lambda *inputs: self._step(inputs[0] if single else inputs, step, generator),
                                                generators=(generator,))
-        step = self.graphs[shapes]
+        replay = self.graphs[shapes]
         try:
-            return step(*tensors)
+            return replay(*tensors)
         except RuntimeError as error:
-            if step.graph is None or step.recorded:
+            if replay.graph is None or replay.recorded:
                 raise
             print(f"the steps are not recorded as a CUDA graph, but run one by one: {str(error).splitlines()[0]}")
             self.captured = False
-            return self._step(batch, generator)
+            return self._step(batch, step, generator)
 
     def state_dict(self) -> dict:
         """Everything that a resumed run needs."""

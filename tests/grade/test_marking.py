@@ -8,7 +8,7 @@ import pytest
 
 from helpers.grade import marking
 from helpers.grade.submission import ARRAYS_LIMIT, NOTEBOOK_LIMIT, RECORD_LIMIT, Submission, Unreadable
-from helpers.results import tables, verdicts
+from helpers.results import deliverables
 
 
 def mark(folder):
@@ -25,7 +25,7 @@ def only(items, *labels):
 def test_a_perfect_copy_passes_and_has_every_item(copy):
     items = mark(copy)
     assert marking.passed(items.values())
-    assert len(items) == len(verdicts.asked_runs()) + len(tables.deliverables()["answer"]) + 6
+    assert len(items) == len(deliverables.asked_runs()) + len(deliverables.answers()) + 6
     assert items["q1_a_dset1"].status == "pass"
     assert items["dirac"].status == "pass"
     assert {items[name].status for name in ("haifa_q2", "answer:q1_reflection", "mila_p3_transformations")} == {"manual"}
@@ -69,7 +69,7 @@ def test_a_small_number_is_compared_in_all_its_digits(copy):
 
     fake_suite.edit(copy / "results" / "mit_p4_toroidal.json", shrink)
     record = Submission.of(copy).record("mit_p4_toroidal")
-    entry = next(entry for entry in verdicts.asked_runs() if entry["id"] == "mit_p4_toroidal")
+    entry = next(entry for entry in deliverables.asked_runs() if entry["id"] == "mit_p4_toroidal")
     for shown, wrong in (("2.7e-05", 0), ("3.1e-05", 1), ("2.7e-06", 1)):
         assert len(marking._misprinted(entry, record, {("mit_p4_toroidal", "recon_mse"): shown})) == wrong
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from helpers.publish import notebooks
-from helpers.results import tables
+from helpers.results import deliverables
 from helpers.suite import Run
 
 
@@ -56,7 +56,7 @@ def test_alternating_w1_conserves_its_quadratic_form_and_its_offset(notebook):
 
 def test_the_record_has_the_verdicts_asked_for(notebook):
     outcome = notebook.run_dirac(Run("dirac", 1, "fingerprint", None), steps=5000, rate=0.1, starts=16)
-    expected = tables.deliverables()["dirac"]["verdicts"]
+    expected = deliverables.entry("dirac")["verdicts"]
     found = outcome.facts["verdicts"]
     assert len(found) == 20
     for name, word in found.items():

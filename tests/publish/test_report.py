@@ -13,7 +13,7 @@ from PIL import Image
 from helpers import settings
 from helpers.grade.submission import Submission
 from helpers.publish import latex, readme, report
-from helpers.results import tables, verdicts
+from helpers.results import deliverables, tables
 
 TEXT = (settings.PROJECT_ROOT / "report.tex").read_text()
 BODY = TEXT[TEXT.index(r"\begin{document}") :]
@@ -94,14 +94,14 @@ def test_only_figures_that_their_record_names_are_shown(output):
 
 
 def test_the_report_asks_for_what_the_sheets_ask_for_and_for_nothing_else():
-    entries = {entry["id"]: entry for entry in verdicts.asked_runs()}
+    entries = {entry["id"]: entry for entry in deliverables.asked_runs()}
     assert sorted(re.findall(r"\\resultrows\{(\w+)\}", BODY)) == sorted(entries)  # each once
     shown = set(re.findall(r"\\(?:fig|thumb)\{([\w.]+)\}", BODY))
     shown |= {name for pair in re.findall(r"\\pair\{([\w.]+)\}\{([\w.]+)\}", BODY) for name in pair}
     assert shown == {figure for entry in entries.values() for figure in entry["figures"]}
     for run_id, metric in re.findall(r"\\(?:val|meas|sheet|target|bound)\{(\w+)\}\{(\w+)\}", BODY):
         assert metric.removeprefix("sheet_setting_") in entries[run_id]["metrics"], (run_id, metric)
-    assert {sheet for sheet in tables.deliverables()["sheets"] if rf"\summaryof{{{sheet}}}" in TEXT} == {
+    assert {sheet for sheet in deliverables.sheets() if rf"\summaryof{{{sheet}}}" in TEXT} == {
         entry["sheet"] for entry in entries.values()}
     keys = set(re.findall(r"^@\w+\{(\w+),", (settings.PROJECT_ROOT / "references.bib").read_text(), flags=re.M))
     assert {key for group in re.findall(r"\\citep\{([^}]+)\}", TEXT) for key in group.split(",")} == keys
@@ -110,7 +110,7 @@ def test_the_report_asks_for_what_the_sheets_ask_for_and_for_nothing_else():
 def test_no_measured_number_is_typed_by_hand():
     prose = re.sub(r"\\(?:fig|pair|thumb|extrafigure|hspace|resultrows|includegraphics)\{[^}]*\}(?:\{[^}]*\})*", "", BODY)
     assert re.findall(r"\d*\.\d{3,}", prose) == ["0.998"]  # the sheet's averaging constant
-    known = {tables.number(value) for entry in verdicts.asked_runs() for facts in entry.get("metrics", {}).values()
+    known = {tables.number(value) for entry in deliverables.asked_runs() for facts in entry.get("metrics", {}).values()
              for name, value in facts.items() if name != "better" and value}
     assert not {number for number in known if number in prose}
 
@@ -186,7 +186,7 @@ def test_without_latex_the_error_has_the_command_that_installs_it(output, monkey
 def test_the_readme_of_the_project_has_a_fresh_table():
     assert not readme.update(check=True), "README.md is stale: run python -m helpers readme"
     table = readme.table()
-    assert all(f"`{entry['id']}`" in table for entry in verdicts.asked_runs())  # recorded, without a headline, or missing
+    assert all(f"`{entry['id']}`" in table for entry in deliverables.asked_runs())  # recorded, without a headline, or missing
 
 
 def test_the_table_of_the_readme_follows_the_records(tmp_path, monkeypatch):
