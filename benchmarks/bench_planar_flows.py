@@ -86,7 +86,7 @@ def ours(notebook, points: Tensor, k: int, members: int = 1, compiled: bool = Fa
         return -(notebook.log_normal(z) + log_det).mean(-1)
 
     loss = torch.compile(plain, fullgraph=True) if compiled else (lambda x: notebook.nll(flow, x))
-    update = GradientUpdate(flow, lambda x, generator: loss(x)[None], torch.optim.RMSprop(flow.parameters(), lr=5e-4))
+    update = GradientUpdate(flow, lambda x, generator, step: loss(x)[None], torch.optim.RMSprop(flow.parameters(), lr=5e-4))
     return lambda: update(batch, 0, None)
 
 

@@ -21,7 +21,7 @@ def measure(repetitions: int) -> list[dict]:
     points = torch.from_numpy(synthetic.berkeley24("a", 1)[0])
 
     def update_for(model: torch.nn.Module, terms=notebook.vae_terms) -> GradientUpdate:
-        def loss(batch, generator):
+        def loss(batch, generator, step):
             return terms(model, batch, torch.randn(batch.shape, generator=generator))
 
         return GradientUpdate(model, loss, torch.optim.Adam(model.parameters(), lr=1e-3, fused=True))

@@ -49,7 +49,7 @@ def our_epoch(notebook, images: torch.Tensor, precision: str):
     """Resident uint8 batches and a fused optimiser; in bfloat16, the matrix products only."""
     model = notebook.VAE()
 
-    def loss(batch: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    def loss(batch: torch.Tensor, generator: torch.Generator, step: int) -> torch.Tensor:
         return notebook.vae_terms(model, batch.float() / 255, torch.randn(len(batch), 2, generator=generator), "analytic")
 
     update = GradientUpdate(model, loss, torch.optim.Adam(model.parameters(), lr=1e-4, weight_decay=1e-8, fused=True),

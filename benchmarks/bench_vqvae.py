@@ -124,7 +124,7 @@ def training_step(notebook, device: torch.device, precision: str, memory_format:
     pixels = torch.randint(0, 256, (BATCH, 32, 32, 3), generator=torch.Generator().manual_seed(0), dtype=torch.uint8).to(device)
     generator = torch.Generator(device).manual_seed(0)
 
-    def loss(batch: torch.Tensor, noise: torch.Generator) -> torch.Tensor:
+    def loss(batch: torch.Tensor, noise: torch.Generator, step: int) -> torch.Tensor:
         x = notebook.scale_pixels(batch).contiguous(memory_format=memory_format)
         return notebook.vqvae_terms(x, *model(x, noise))
 

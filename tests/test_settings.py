@@ -7,12 +7,6 @@ from helpers import settings
 from helpers.settings import SettingError
 
 
-def test_the_profile_in_force_chooses(monkeypatch):
-    for profile, expected in (("smoke", 1), ("quick", 2), ("full", 3)):
-        monkeypatch.setenv("SUITE_PROFILE", profile)
-        assert settings.choose(smoke=1, quick=2, full=3) == expected
-
-
 def test_a_gpu_makes_the_full_profile_the_default(monkeypatch):
     monkeypatch.delenv("SUITE_PROFILE")
     for available, expected in ((True, "full"), (False, "quick")):

@@ -15,7 +15,6 @@ from pathlib import Path
 
 from helpers import settings
 from helpers.files import file_digest, write_atomically, write_together
-from helpers.grade.submission import Submission
 from helpers.publish import latex
 from helpers.results import deliverables, records
 from helpers.results.records import Record
@@ -41,6 +40,11 @@ def build_folder() -> Path:
 def find(run_id: str) -> Record | None:
     """The record of a run in the profile in force."""
     return records.load(run_id)
+
+
+def is_stale(record: Record) -> bool:
+    """Whether the code that a record came from, or a run that it rests on, has changed since."""
+    return records.state(record) == "stale"
 
 
 def usable_figures() -> tuple[dict[str, Path], dict[str, str]]:
@@ -100,7 +104,7 @@ def write_numbers() -> Path:
     mentioned = (settings.PROJECT_ROOT / "report.tex").read_text()
     further = {name: entry["id"] for entry in deliverables.asked_runs() if (record := find(entry["id"])) is not None
                for name in record["figures"] if name in paths and name not in mentioned}
-    write_together({path: latex.numbers(find, Submission.this_suite().is_stale, paths, gaps, further).encode()})
+    write_together({path: latex.numbers(find, is_stale, paths, gaps, further).encode()})
     return path
 
 

@@ -125,6 +125,8 @@ def write(path: Path, content: dict, outcome, packed_weights: bytes = b"") -> Re
         "environment": settings.environment(), "seconds": round(outcome.seconds, 3),
     }
     write_together({**files, path: json_bytes(content)})
+    if (small := path.with_suffix(".safetensors")) not in files:
+        small.unlink(missing_ok=True)  # of the record that was here before
     return Record(path)
 
 

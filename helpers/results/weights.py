@@ -64,13 +64,13 @@ def find(record: Record) -> dict[str, dict] | None:
         return None
     name = f"{record.id}.safetensors"
     places = (record.path.with_suffix(".safetensors"), heavy_folder() / name, settings.data_folder() / "weights" / name)
-    path = next((place for place in places if place.is_file()), None)
-    if path is None:
+    there = [place for place in places if place.is_file()]
+    content = next((read for read in map(Path.read_bytes, there) if hashlib.sha256(read).hexdigest() == named["sha256"]), None)
+    if content is None and there:
+        raise RecordError(f"{there[0]} is not the file that {record.path.name} names (sha256 {named['sha256']}): move it away, "
+                          f"or train the run again with python -m helpers train {record.id} --again")
+    if content is None:
         return None
-    content = path.read_bytes()
-    if hashlib.sha256(content).hexdigest() != named["sha256"]:
-        raise RecordError(f"{path} is not the file that {record.path.name} names (sha256 {named['sha256']}): move it away, or "
-                          f"train the run again with python -m helpers train {record.id} --again")
     from safetensors.torch import load
 
     models: dict[str, dict] = {}

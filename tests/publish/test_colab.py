@@ -12,7 +12,7 @@ import pytest
 
 from helpers import settings
 from helpers.publish import colab, notebooks
-from helpers.suite import Outcome, Suite
+from helpers.suite import Outcome, Suite, run
 
 
 @pytest.fixture
@@ -128,7 +128,7 @@ def test_after_a_disconnect_the_record_on_drive_is_found_again(runtime, calls, m
 
     for _ in range(2):
         colab.prepare()
-        Suite("1_one").run("run_a", train)
+        Suite("1_one", {"run_a": run(train)}).run("run_a")
         shutil.rmtree(runtime / "build", ignore_errors=True)  # the clone is a fresh one the second time
         monkeypatch.delenv("SUITE_OUTPUT")
     assert len(trained) == 1 and trained[0].is_relative_to(colab.DRIVE / "models" / "build" / "smoke")

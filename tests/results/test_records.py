@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from helpers import files, settings
-from helpers.results import records
+from helpers.results import records, weights
 from helpers.results.records import Record, RecordError
-from helpers.suite import Run, Suite
+from helpers.suite import Outcome, Run, Suite, run
 
 NOTEBOOK = '''
 import numpy as np
@@ -47,10 +47,15 @@ def project(tmp_path, monkeypatch):
     return source, module["train"], module["CALLS"]
 
 
+def make(run_id, function, config, **options):
+    """The record of a run of one configuration, as a notebook would ask for it."""
+    return Suite("9_test", {run_id: run(function, full=config, **options)}).run(run_id)
+
+
 def test_a_run_trains_once_and_is_loaded_afterwards(project):
     _, train, calls = project
-    first = Suite("9_test").run("alpha", train, {"value": 1.0})
-    second = Suite("9_test").run("alpha", train, {"value": 1.0})
+    first = make("alpha", train, {"value": 1.0})
+    second = make("alpha", train, {"value": 1.0})
     assert calls == [1.0]
     assert first.content == second.content
     assert second.metrics == {"loss": 2.0}
@@ -61,10 +66,10 @@ def test_a_run_trains_once_and_is_loaded_afterwards(project):
 
 def test_another_configuration_and_a_request_by_name_train_again(project, monkeypatch):
     _, train, calls = project
-    Suite("9_test").run("alpha", train, {"value": 1.0})
-    Suite("9_test").run("alpha", train, {"value": 3.0})
+    make("alpha", train, {"value": 1.0})
+    make("alpha", train, {"value": 3.0})
     monkeypatch.setenv("SUITE_RETRAIN", "beta,al*")
-    Suite("9_test").run("alpha", train, {"value": 3.0})
+    make("alpha", train, {"value": 3.0})
     assert calls == [1.0, 3.0, 3.0]
 
 
@@ -72,31 +77,82 @@ def test_a_cpu_starts_a_long_full_run_only_when_somebody_granted_it(project, mon
     _, train, calls = project
     monkeypatch.setenv("SUITE_PROFILE", "full")
     monkeypatch.setattr(settings, "device", lambda: torch.device("cpu"))
-    assert Suite("9_test").attempt("alpha", train, {"value": 1.0}) is None
+    assert make("alpha", train, {"value": 1.0}, long=True) is None
     assert "alpha: not recorded yet" in capsys.readouterr().out
     for name, value in (("SUITE_MINUTES", "5"), ("SUITE_RETRAIN", "alpha")):
         with monkeypatch.context() as granted:
             granted.setenv(name, value)
-            assert Suite("9_test").attempt("alpha", train, {"value": calls[-1] + 1 if calls else 1.0}).id == "alpha"
+            assert make("alpha", train, {"value": calls[-1] + 1 if calls else 1.0}, long=True).id == "alpha"
     assert calls == [1.0, 2.0]
-    assert Suite("9_test").attempt("alpha", train, {"value": 2.0}).metrics  # a record is shown without being asked for
-    assert Suite("9_test").attempt("alpha", train, {"value": 1.0}) is None  # one of another configuration is not
-    with monkeypatch.context() as granted:
-        granted.setenv("SUITE_RETRAIN", "beta")
-        assert Suite("9_test").attempt("gamma", train, {"value": 3.0}, serves=["alpha", "beta"]).id == "gamma"
+    assert make("alpha", train, {"value": 2.0}, long=True).metrics  # a record is shown without being asked for
+    assert make("alpha", train, {"value": 1.0}, long=True) is None  # one of another configuration is not
+    assert Suite("9_test", {"gamma": run(train, full={"value": 3.0}, long=True)}).run("gamma", asked=True).id == "gamma"
     monkeypatch.setattr(settings, "device", lambda: torch.device("cuda"))
     monkeypatch.setattr(settings, "environment", lambda: {"device": "a GPU"})
-    assert Suite("9_test").attempt("beta", train, {"value": 4.0}).id == "beta"
+    assert make("beta", train, {"value": 4.0}, long=True).id == "beta"
+
+
+def test_smaller_profiles_say_only_what_differs_from_the_larger_one(project, monkeypatch):
+    _, train, _ = project
+    declared = run(train, full={"epochs": 20, "width": 128}, quick={"epochs": 2}, smoke={"width": 8})
+    assert [declared.config(profile) for profile in ("full", "quick", "smoke")] == [
+        {"epochs": 20, "width": 128}, {"epochs": 2, "width": 128}, {"epochs": 2, "width": 8}]
+    with pytest.raises(TypeError, match="train: smoke sets witdh, which full does not have"):
+        run(train, full={"width": 128}, smoke={"witdh": 8})
+
+
+def test_an_undeclared_run_is_refused_by_name(project):
+    with pytest.raises(KeyError, match="9_test declares no run 'q1_a_dset3'; the nearest are q1_a_dset"):
+        Suite("9_test", {}).run("q1_a_dset3")
+
+
+def test_a_run_ages_with_the_run_that_it_rests_on(project, capsys):
+    _, train, calls = project
+    runs = {"alpha": run(train, full={"value": 1.0}), "beta": run(train, full={"value": 2.0}, needs=["alpha"])}
+    with pytest.raises(RecordError, match="beta rests on alpha, which has no record yet; first: python -m helpers train alpha"):
+        Suite("9_test", runs).run("beta")
+    Suite("9_test", runs).run("alpha")
+    record = Suite("9_test", runs).run("beta")
+    assert not records.rests_on_another(record)
+    make("alpha", train, {"value": 5.0})
+    assert records.rests_on_another(record) and records.state(record) == "stale"
+    Suite("9_test", runs).run("beta")
+    assert "STALE" in capsys.readouterr().out and calls == [1.0, 2.0, 5.0]
+
+
+@pytest.mark.usefixtures("project")
+def test_weights_lie_beside_their_record_and_are_checked():
+    model = torch.nn.Linear(3, 2)
+
+    def train(run, size):
+        large = {"kernel": torch.arange(float(size)), "steps": torch.tensor(7)}
+        return Outcome({"loss": 1.0}, weights={"model": model, "large": large})
+
+    path = make("alpha", train, {"size": 10}).path
+    again = Suite("9_test").weights("alpha")
+    assert torch.equal(again["model"]["weight"], model.weight) and again["large"]["steps"] == 7
+    assert path.with_suffix(".safetensors").stat().st_size < weights.LIMIT
+    make("alpha", train, {"size": 300_000})  # too large for git: in half precision, elsewhere
+    assert not weights.place(path, bytes(weights.LIMIT + 1)).is_relative_to(path.parent)
+    assert not path.with_suffix(".safetensors").exists()
+    halves = Suite("9_test").weights("alpha")["large"]["kernel"]
+    assert halves.dtype == torch.float32 and torch.equal(halves, torch.arange(300_000.0).half().float())
+    damaged = weights.heavy_folder() / "alpha.safetensors"
+    damaged.write_bytes(damaged.read_bytes()[:-1] + b"!")
+    with pytest.raises(RecordError, match="is not the file that alpha.json names"):
+        Suite("9_test").weights("alpha")
+    damaged.unlink()
+    assert Suite("9_test").weights("alpha") is None
 
 
 def test_editing_code_makes_a_record_stale_and_editing_prose_does_not(project, capsys):
     source, train, calls = project
-    record = Suite("9_test").run("alpha", train, {"value": 1.0})
+    record = make("alpha", train, {"value": 1.0})
     source.write_text(NOTEBOOK.replace("Docstring.", "Other words.").replace("return 1", "return 2") + "# a remark\n")
     assert records.state(record) == "recorded"
     source.write_text(NOTEBOOK.replace("SCALE = 2.0", "SCALE = 3.0"))
     assert records.state(record) == "stale"
-    Suite("9_test").run("alpha", train, {"value": 1.0})
+    make("alpha", train, {"value": 1.0})
     assert calls == [1.0]  # shown and called stale, never trained again unasked
     assert "STALE" in capsys.readouterr().out
 
@@ -104,11 +160,11 @@ def test_editing_code_makes_a_record_stale_and_editing_prose_does_not(project, c
 def test_a_smaller_profile_never_overwrites_a_larger_ones_record(project, monkeypatch):
     _, train, calls = project
     monkeypatch.setenv("SUITE_PROFILE", "full")
-    path = Suite("9_test").run("alpha", train, {"value": 1.0}).path
+    path = make("alpha", train, {"value": 1.0}).path
     before = path.read_bytes()
     monkeypatch.setenv("SUITE_PROFILE", "quick")
     with pytest.raises(RecordError, match="is a record of the full profile; the quick profile does not overwrite it"):
-        Suite("9_test").run("alpha", train, {"value": 1.0})
+        make("alpha", train, {"value": 1.0})
     assert path.read_bytes() == before
     assert calls == [1.0]
 
@@ -123,22 +179,22 @@ def test_a_shorter_training_of_the_same_run_leaves_the_longer_record(project, mo
 
     stopped.__name__ = "train"  # the code that a record is of is looked up by name
     monkeypatch.setenv("SUITE_RETRAIN", "alpha")
-    longer = Suite("9_test").run("alpha", stopped, {"value": 1.0})
+    longer = make("alpha", stopped, {"value": 1.0})
     before = longer.path.read_bytes()
     steps[0] = 2
-    assert Suite("9_test").run("alpha", stopped, {"value": 1.0}).content == longer.content
+    assert make("alpha", stopped, {"value": 1.0}).content == longer.content
     assert longer.path.read_bytes() == before
     assert "the record there came further: it stays" in capsys.readouterr().out
-    assert Suite("9_test").run("alpha", stopped, {"value": 2.0})["budget"]["done"] == 2  # another configuration is another run
+    assert make("alpha", stopped, {"value": 2.0})["budget"]["done"] == 2  # another configuration is another run
     steps[0] = 4
-    assert Suite("9_test").run("alpha", stopped, {"value": 2.0}).complete
+    assert make("alpha", stopped, {"value": 2.0}).complete
     assert len(calls) == 4
 
 
 @pytest.mark.parametrize("failing_write", [1, 2])
 def test_a_failing_write_leaves_the_old_record_intact(project, monkeypatch, failing_write):
     _, train, _ = project
-    path = Suite("9_test").run("alpha", train, {"value": 1.0}).path
+    path = make("alpha", train, {"value": 1.0}).path
     before = {name: path.with_suffix(name).read_bytes() for name in (".json", ".npz")}
 
     writes = []
@@ -150,7 +206,7 @@ def test_a_failing_write_leaves_the_old_record_intact(project, monkeypatch, fail
 
     monkeypatch.setattr(files.os, "fsync", full_disk)
     with pytest.raises(OSError, match="No space left"):
-        Suite("9_test").run("alpha", train, {"value": 5.0})
+        make("alpha", train, {"value": 5.0})
     assert {name: path.with_suffix(name).read_bytes() for name in before} == before
     assert sorted(entry.name for entry in path.parent.iterdir()) == ["alpha.json", "alpha.npz"]
 
@@ -158,21 +214,21 @@ def test_a_failing_write_leaves_the_old_record_intact(project, monkeypatch, fail
 def test_metrics_that_are_not_finite_are_not_written(project):
     _, train, _ = project
     with pytest.raises(RecordError, match="metric loss is not finite"):
-        Suite("9_test").run("alpha", train, {"value": float("inf")})
+        make("alpha", train, {"value": float("inf")})
     assert not (settings.output_folder() / "results").exists()
 
 
 def test_a_damaged_record_says_what_to_do(project):
     _, train, _ = project
-    path = Suite("9_test").run("alpha", train, {"value": 1.0}).path
+    path = make("alpha", train, {"value": 1.0}).path
     path.write_text(path.read_text()[:40])
-    with pytest.raises(RecordError, match="alpha.json is not a readable record.*SUITE_RETRAIN=alpha"):
-        Suite("9_test").run("alpha", train, {"value": 1.0})
+    with pytest.raises(RecordError, match="alpha.json is not a readable record.*train alpha --again"):
+        make("alpha", train, {"value": 1.0})
 
 
 def test_arrays_that_are_not_the_records_are_refused(project):
     _, train, _ = project
-    path = Suite("9_test").run("alpha", train, {"value": 1.0}).path
+    path = make("alpha", train, {"value": 1.0}).path
     np.savez(path.with_suffix(".npz"), curve=np.zeros(3))
     with pytest.raises(RecordError, match=r"alpha\.npz is missing or not the file that alpha\.json names"):
         _ = Record(path).arrays
@@ -183,7 +239,7 @@ def test_a_figure_has_the_same_bytes_each_time_and_its_digest_is_in_the_record(p
 
     _, train, _ = project
     suite = Suite("9_test")
-    record = suite.run("alpha", train, {"value": 1.0})
+    record = make("alpha", train, {"value": 1.0})
     images = []
     for _ in range(2):
         figure, axis = plotting.plt.subplots()
@@ -200,8 +256,8 @@ def test_a_figure_does_not_undo_what_another_process_recorded(project, monkeypat
 
     _, train, _ = project
     suite = Suite("9_test")
-    old = suite.run("alpha", train, {"value": 1.0})
-    new = suite.run("alpha", train, {"value": 3.0})  # as another process would, while the notebook holds the old record
+    old = make("alpha", train, {"value": 1.0})
+    new = make("alpha", train, {"value": 3.0})  # as another process would, while the notebook holds the old record
     with pytest.raises(RecordError, match=r"alpha.json is another record than the one curve.png was drawn from"):
         suite.figure(plotting.plt.subplots()[0], "curve.png", old)
     assert Record(new.path).content == new.content
@@ -221,7 +277,7 @@ for round in range(100):
 
 def test_a_record_tells_its_stand_in_and_its_cut_budget(project):
     _, train, _ = project
-    record = Suite("9_test").run("alpha", train, {"value": 1.0})
+    record = make("alpha", train, {"value": 1.0})
     record.content["dataset"] = {"name": "digits", "stand_in": True, "stands_for": "mnist"}
     record.content["budget"] = {"done": 3000, "planned": 100000, "unit": "updates"}
     assert record.remark == "on digits, a stand-in for mnist; 3,000 of 100,000 updates; smoke profile"
@@ -237,7 +293,7 @@ KILLED = '''
 import sys, time
 import numpy as np, torch
 from helpers import settings
-from helpers.suite import Outcome, Suite
+from helpers.suite import Outcome, Suite, run
 from helpers.train.training import Batches, GradientUpdate, fit
 from pathlib import Path
 
@@ -249,7 +305,7 @@ def train(run, steps):
         model = torch.nn.Sequential(torch.nn.Linear(4, 16), torch.nn.Tanh(), torch.nn.Linear(16, 1))
     data = torch.randn(64, 4, generator=torch.Generator().manual_seed(1))
     batches = Batches(data, 8, seed=run.seed_for("order"))
-    def loss(batch, generator):
+    def loss(batch, generator, step):
         if len(sys.argv) > 2:
             time.sleep(0.005)  # slow enough to be killed in the middle
         noise = 0.1 * torch.randn(len(batch), 1, generator=generator)
@@ -261,7 +317,8 @@ def train(run, steps):
 
 suite = Suite("9_test")
 suite.source_path = Path(sys.argv[1]) / "notebooks" / "9_test.py"
-suite.run("killed", train, {"steps": 300})
+suite.runs["killed"] = run(train, full={"steps": 300})
+suite.run("killed")
 '''
 
 

@@ -14,7 +14,7 @@ def make(device: str = "cpu", captured: bool = False):
     torch.manual_seed(0)
     model = nn.Linear(3, 3).to(device)
 
-    def loss(batch, noise):
+    def loss(batch, noise, step):
         return ((model(batch) - batch + 0.1 * torch.randn(batch.shape, generator=noise, device=batch.device)) ** 2).mean()[None]
 
     update = GradientUpdate(model, loss, torch.optim.Adam(model.parameters(), 1e-2, fused=True), captured=captured,

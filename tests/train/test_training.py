@@ -21,7 +21,7 @@ def regression(seed=0, schedule=None, average=None, poison_at=None, members=None
     batches = Batches((x, y), 8, seed=seed)
     calls = 0
 
-    def loss(batch, noise):
+    def loss(batch, noise, step):
         nonlocal calls
         calls += 1
         inputs, targets = batch
@@ -129,7 +129,7 @@ def test_running_out_of_memory_names_a_smaller_batch_and_keeps_the_checkpoint(tm
     fit(update, batches, steps=40, seed=0, checkpoint=checkpoint, time_budget=1e-9)
     before = checkpoint.path.read_bytes()
 
-    def loss(batch, noise):
+    def loss(batch, noise, step):
         raise error
 
     _, batches, update = regression()
@@ -141,7 +141,7 @@ def test_running_out_of_memory_names_a_smaller_batch_and_keeps_the_checkpoint(tm
 
 def test_another_runtime_error_is_passed_on():
     _, batches, update = regression()
-    update.loss = lambda batch, noise: batch[0] @ torch.ones(7)
+    update.loss = lambda batch, noise, step: batch[0] @ torch.ones(7)
     with pytest.raises(RuntimeError, match="size mismatch"):
         fit(update, batches, steps=1, seed=0)
 
@@ -209,7 +209,7 @@ def test_exponential_average_refuses_a_decay_outside_its_range(decay):
 def test_gradient_clipping_bounds_the_step():
     model = nn.Linear(1, 1, bias=False)
     optimizer = torch.optim.SGD(model.parameters(), 1.0)
-    update = GradientUpdate(model, lambda batch, noise: 1e6 * model(batch).sum()[None], optimizer, clip=0.5)
+    update = GradientUpdate(model, lambda batch, noise, step: 1e6 * model(batch).sum()[None], optimizer, clip=0.5)
     before = model.weight.detach().clone()
     update(torch.ones(1, 1), 0, None)
     assert (model.weight - before).abs().item() == pytest.approx(0.5, rel=1e-4)
@@ -221,8 +221,11 @@ def test_float16_scales_the_loss_and_leaves_out_a_step_whose_gradients_overflow(
     strength = [1.0]
     x = torch.randn(64, 3, generator=torch.Generator().manual_seed(0))
     y = x @ torch.tensor([[1.0], [-2.0], [0.5]])
-    update = GradientUpdate(model, lambda batch, noise: strength[0] * ((model(batch[0]).float() - batch[1]) ** 2).mean()[None],
-                            optimizer, precision="float16", clip=100.0)
+
+    def loss(batch, noise, step):
+        return strength[0] * ((model(batch[0]).float() - batch[1]) ** 2).mean()[None]
+
+    update = GradientUpdate(model, loss, optimizer, precision="float16", clip=100.0)
     first = update((x, y), 0, None)
     for step in range(300):
         update((x, y), step, None)
@@ -245,7 +248,7 @@ def test_captured_steps_are_the_eager_ones(last):
         torch.manual_seed(0)
         model = nn.Sequential(nn.Linear(3, 16), nn.ReLU(), nn.Linear(16, 3)).to(device)
 
-        def loss(batch, noise, model=model):
+        def loss(batch, noise, step, model=model):
             return ((model(batch) - batch + torch.randn(batch.shape, generator=noise, device=device)) ** 2).mean()[None]
 
         update = GradientUpdate(model, loss, torch.optim.Adam(model.parameters(), 1e-2, fused=True), captured=captured,
