@@ -9,7 +9,8 @@ Environment variables (all optional; relative folders are within the project):
                         for ``full`` and ``build/<profile>/`` for the smaller profiles
 ``SUITE_INCEPTION``     file with the Inception weights of torch-fidelity, where they are not in its cache
 ``SUITE_DEVICE``        ``cpu``, ``cuda``, ``cuda:N`` or ``mps``; by default a GPU where there is one
-``SUITE_HOUSE_NUMBERS`` ``svhn`` to download the photographs, or ``street_digits``, the default, drawn in their place
+``SUITE_HOUSE_NUMBERS`` ``svhn``, the photographs (the default of ``full``), or ``street_digits``, drawn in their place (that
+                        of the smaller profiles, which need no download)
 ``SUITE_RETRAIN``       run ids (comma separated, ``*`` allowed) to train although a record exists
 ``SUITE_MINUTES``       time budget of one run, over all sittings of its training; a run that hits it stops at a
                         checkpoint and its record says so
@@ -109,8 +110,8 @@ def environment() -> dict:
 
 
 def house_numbers() -> str:
-    """The data set of the questions that ask for SVHN: by default its stand-in, which needs no download."""
-    name = os.environ.get("SUITE_HOUSE_NUMBERS") or HOUSE_NUMBERS[0]
+    """The data set of the questions that ask for SVHN: at ``full`` the photographs, else drawn ones, which need no download."""
+    name = os.environ.get("SUITE_HOUSE_NUMBERS") or ("svhn" if profile() == "full" else "street_digits")
     if name not in HOUSE_NUMBERS:
         raise SettingError(f"SUITE_HOUSE_NUMBERS={name!r} is unknown; the house numbers are {', '.join(HOUSE_NUMBERS)}")
     return name

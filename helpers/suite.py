@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from helpers import plotting, settings
+from helpers.data import datasets
 from helpers.files import file_digest, write_together
 from helpers.results import deliverables, records, weights
 from helpers.results.digests import read_source, source_digest
@@ -195,11 +196,13 @@ class Suite:
             return None
         self._refuse_smaller(path)
         rests_on = {needed: _there(run_id, needed)["arrays"]["sha256"] for needed in declared.needs}
-        identity = json.dumps([run_id, config, self.profile, seed, source, *([rests_on] if rests_on else [])], sort_keys=True)
+        part = datasets.part_at_hand(config.get("dataset"))  # a training on part of the data never goes on with the whole
+        further = [rests_on] * bool(rests_on) + [part] * bool(part)
+        identity = json.dumps([run_id, config, self.profile, seed, source, *further], sort_keys=True)
         fingerprint = hashlib.sha256(identity.encode()).hexdigest()
         outcome = function(Run(run_id, seed, fingerprint, settings.time_budget_seconds(), stop_after, declared.needs), **config)
         identical = {"config": config, "profile": self.profile, "seed": seed, "source": source}
-        if longer := records.longer(path, outcome.budget, identical):
+        if longer := records.longer(path, outcome.budget, identical, outcome.dataset):
             print(f"{run_id}: ended at {outcome.budget[0]:,}, and the record there came further: it stays, {longer.describe()}")
             return longer
         content = {"id": run_id, "notebook": self.notebook, "function": function.__name__, **identical, "rests_on": rests_on}

@@ -42,8 +42,17 @@ def test_an_unknown_device_lists_those_of_the_machine(monkeypatch):
         assert settings.device() == torch.device(name)
 
 
+@pytest.mark.parametrize(("profile", "asked", "expected"), [
+    ("smoke", "", "street_digits"), ("quick", "", "street_digits"), ("full", "", "svhn"),
+    ("full", "street_digits", "street_digits"), ("quick", "svhn", "svhn"),
+])
+def test_the_photographs_are_the_house_numbers_of_the_full_profile(monkeypatch, profile, asked, expected):
+    monkeypatch.setenv("SUITE_PROFILE", profile)
+    monkeypatch.setenv("SUITE_HOUSE_NUMBERS", asked)
+    assert settings.house_numbers() == expected
+
+
 def test_unknown_house_numbers_list_the_known_ones(monkeypatch):
-    assert settings.house_numbers() == "street_digits"
     monkeypatch.setenv("SUITE_HOUSE_NUMBERS", "mnist")
     with pytest.raises(SettingError, match="'mnist' is unknown; the house numbers are street_digits, svhn"):
         settings.house_numbers()

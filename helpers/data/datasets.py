@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
 
 from helpers import settings
 from helpers.data import published, standins
-from helpers.data.downloads import DataError, digest_of_arrays
+from helpers.data.downloads import DataError, digest_of_arrays, read_array
 from helpers.data.published import Arrays, Content
 
 
@@ -30,6 +30,8 @@ class Dataset:
         stand_in: whether it replaces a real dataset.
         stands_for: the real dataset's name, for a stand-in.
         note: what a reader of results must know about it, or an empty text.
+        part: what part of the published set it is, for example ``7,999 training images``; empty for the whole.
+        groups: split -> (N,) int64 or None, which images belong together (SVHN: the house); None where nothing is known.
     """
 
     name: str
@@ -38,6 +40,8 @@ class Dataset:
     stand_in: bool
     stands_for: str | None
     note: str
+    part: str = ""
+    groups: Arrays | None = None
 
     @cached_property
     def digest(self) -> str:
@@ -52,14 +56,16 @@ class Dataset:
 
     @property
     def title(self) -> str:
-        """The name for figures and tables, which says of a stand-in that it is one."""
+        """The name for figures and tables, which says of a stand-in or a part that it is one."""
+        if self.part:
+            return f"{self.name.upper()}, {self.part}"
         return f"{self.name} (stand-in for {self.stands_for})" if self.stand_in else self.name
 
     def describe(self) -> dict:
         """What a record says about its data; fit for JSON."""
         return {
             "name": self.name, "digest": self.digest, "sizes": self.sizes, "stand_in": self.stand_in,
-            "stands_for": self.stands_for, "note": self.note,
+            "stands_for": self.stands_for, "note": f"{self.title}: {self.note}" if self.part else self.note, "part": self.part,
         }  # fmt: skip
 
 
@@ -82,13 +88,28 @@ def load(name: str, *, limit: dict[str, int] | None = None) -> Dataset:
             splits = ", ".join(known.sizes)
             raise DataError(f"limit {split!r}: {number!r} is not a positive number of images of {name}'s {splits}")
     sizes = {split: min(size, (limit or {}).get(split, size)) for split, size in known.sizes.items()}
-    images, labels, note = known.read(sizes)
-    dataset = Dataset(name, _first(images, sizes), _first(labels, sizes) if labels else None,
-                      known.stands_for is not None, known.stands_for, note)  # fmt: skip
-    check_dataset(dataset, side=known.side, channels=known.channels, splits=tuple(sizes), labelled=known.labelled)
-    if dataset.sizes != sizes:
-        raise DataError(f"{name} must have {sizes} images, and has {dataset.sizes}")
-    return dataset
+    content = known.read(sizes)
+    whole = Dataset(name, content.images, content.labels, known.stands_for is not None, known.stands_for, content.note,
+                    groups=content.groups)  # fmt: skip
+    check_dataset(whole, side=known.side, channels=known.channels, splits=tuple(sizes), labelled=known.labelled)
+    if content.is_part:
+        sizes = {split: min(size, whole.sizes[split]) for split, size in sizes.items()}
+    elif any(whole.sizes[split] < size for split, size in sizes.items()) or not (whole.stand_in or whole.sizes == known.sizes):
+        copy = f", or be the known part with SHA-256 {published.SVHN_PART_SHA256}" if name == "svhn" else ""
+        raise DataError(f"{name} must have {known.sizes} images{copy}; it has {whole.sizes} with SHA-256 "
+                        f"{published.image_digests(whole.images)}")
+    images, labels, groups = (_first(arrays, sizes) if arrays else None for arrays in (whole.images, whole.labels, whole.groups))
+    part = f"{sizes['train']:,} training images" if content.is_part else ""
+    return replace(whole, images=images, labels=labels, groups=groups, part=part)
+
+
+def part_at_hand(name: str | None) -> str:
+    """What part of a published set the data folder holds, in a few words; empty for the whole, or where nothing is there yet."""
+    path, known = settings.data_folder() / "cache" / f"{name}.npz", KNOWN.get(name)
+    if known is None or known.stands_for is not None or not known.labelled or not path.exists():
+        return ""
+    number = len(read_array(path, "train_labels"))
+    return "" if number == known.sizes["train"] else f"{number:,} training images"
 
 
 def _first(arrays: Arrays, sizes: dict[str, int]) -> Arrays:
@@ -146,9 +167,10 @@ def check_dataset(
             continue
         if dataset.labels is None or split not in dataset.labels:
             raise DataError(f"{dataset.name} has no {split} labels; expected one for each image")
-        shape, number = dataset.labels[split].shape, len(dataset.images[split])
-        if shape != (number,):
-            raise DataError(f"{dataset.name} has {split} labels of shape {shape}; expected ({number},), one an image")
+        for kind, arrays in (("labels", dataset.labels), ("groups", dataset.groups or {})):
+            shape, number = arrays[split].shape if split in arrays else None, len(dataset.images[split])
+            if shape not in (None, (number,)):
+                raise DataError(f"{dataset.name} has {split} {kind} of shape {shape}; expected ({number},), one an image")
 
 
 def _draw(draw: Callable[[str, int], tuple[np.ndarray, np.ndarray]], sizes: dict[str, int]) -> tuple[Arrays, Arrays]:
@@ -161,22 +183,22 @@ def _street_digits(sizes: dict[str, int]) -> Content:
     """Drawn house numbers; the complete set is cached, and drawn anew if its first images are not today's."""
     note = "drawn by this suite, not photographs: not comparable with results on SVHN"
     if sizes != KNOWN["street_digits"].sizes:
-        return *_draw(standins.street_digits, sizes), note
+        return Content(*_draw(standins.street_digits, sizes), note)
 
     def decode() -> Arrays:
         kinds = zip(("images", "labels"), _draw(standins.street_digits, sizes), strict=True)
         return {f"{split}_{kind}": arrays[split] for kind, arrays in kinds for split in sizes}
 
-    images, labels = published.read_colour_cache("street_digits", decode)
-    if not np.array_equal(images["test"][:64], standins.street_digits("test", 64)[0]):
+    content = published.read_colour_cache("street_digits", decode)
+    if not np.array_equal(content.images["test"][:64], standins.street_digits("test", 64)[0]):
         (settings.data_folder() / "cache" / "street_digits.npz").unlink()
-        images, labels = published.read_colour_cache("street_digits", decode)
-    return images, labels, note
+        content = published.read_colour_cache("street_digits", decode)
+    return replace(content, note=note)
 
 
 def _photo_patches(sizes: dict[str, int]) -> Content:
     note = "crops of two photographs, not objects of ten classes: not comparable with results on CIFAR-10"
-    return *_draw(standins.photo_patches, sizes), note
+    return Content(*_draw(standins.photo_patches, sizes), note)
 
 
 def _cut(array: np.ndarray, sizes: dict[str, int]) -> Arrays:
@@ -188,12 +210,12 @@ def _digits(sizes: dict[str, int]) -> Content:
     images, labels = standins.digits()
     whole = KNOWN["digits"].sizes
     note = "handwritten digits of 8 x 8 pixels, enlarged: not comparable with results on MNIST"
-    return _cut(images, whole), _cut(labels, whole), note
+    return Content(_cut(images, whole), _cut(labels, whole), note)
 
 
 def _digits_binarized(sizes: dict[str, int]) -> Content:
     note = "handwritten digits of 8 x 8 pixels, enlarged and binarised: not comparable with results on binarised MNIST"
-    return _cut(standins.digits_binarized(), KNOWN["digits_binarized"].sizes), None, note
+    return Content(_cut(standins.digits_binarized(), KNOWN["digits_binarized"].sizes), None, note)
 
 
 @dataclass(frozen=True)

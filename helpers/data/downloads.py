@@ -14,6 +14,7 @@ import urllib.request
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -142,7 +143,8 @@ def _no_data(url: str, path: Path, what: str, stand_in: str | None, reason: Exce
         f"Put the file there, or set SUITE_DATA to a folder that has it (it is now {settings.data_folder()}).",
     ]
     if stand_in:
-        lines.append(f"The stand-in {stand_in!r} needs no network; it is used only when asked for by that name.")
+        how = f": SUITE_HOUSE_NUMBERS={stand_in}" if stand_in in settings.HOUSE_NUMBERS else ""
+        lines.append(f"The stand-in {stand_in!r} needs no network; it is used only when asked for by that name{how}.")
     return " ".join(lines)
 
 
@@ -174,6 +176,29 @@ def write_cache(path: Path, arrays: dict[str, np.ndarray]) -> None:
     _write(path, lambda stream: np.savez(stream, **arrays, digest=digest))
 
 
+def read_array(path: Path, name: str) -> np.ndarray:
+    """One array of a cache, without the others; only the zip format's checksum is checked.
+
+    Raises:
+        DataError: the file is truncated, corrupt or lacks the array.
+    """
+    with _opened(path, [name]) as archive:
+        return archive[name]
+
+
+@contextmanager
+def _opened(path: Path, names: list[str]) -> Iterator[np.lib.npyio.NpzFile]:
+    """A cache while it is read; whatever is wrong with the file is a :class:`DataError`."""
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            yield archive
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise DataError(
+            f"the cache {path} is truncated or corrupt ({error}); it must hold {', '.join(names)}. "
+            "Delete it and run again to decode the original files anew"
+        ) from error
+
+
 def read_cache(path: Path, names: list[str]) -> dict[str, np.ndarray]:
     """Arrays of a cache, checked against the digest in it (files without one rely on the zip format's own checksums).
 
@@ -182,20 +207,14 @@ def read_cache(path: Path, names: list[str]) -> dict[str, np.ndarray]:
         names: the arrays that it must hold.
 
     Returns:
-        name -> array, for ``names``.
+        name -> array, for ``names`` and whatever else the file holds.
 
     Raises:
         DataError: the file is truncated, corrupt or lacks an array.
     """
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in names}
-            stored = str(archive["digest"]) if "digest" in archive.files else None
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise DataError(
-            f"the cache {path} is truncated or corrupt ({error}); it must hold {', '.join(names)}. "
-            "Delete it and run again to decode the original files anew"
-        ) from error
+    with _opened(path, names) as archive:
+        arrays = {name: archive[name] for name in [*names, *archive.files] if name != "digest"}
+        stored = str(archive["digest"]) if "digest" in archive.files else None
     if stored is not None and stored != (found := digest_of_arrays(arrays)):
         raise DataError(
             f"the cache {path} is corrupt: its arrays have digest {found}, and {stored} was stored with them. "

@@ -11,6 +11,7 @@ import hashlib
 import pickle
 import tarfile
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -18,7 +19,26 @@ from helpers import settings
 from helpers.data.downloads import DataError, fetch, read_cache, write_cache
 
 Arrays = dict[str, np.ndarray]  # by split
-Content = tuple[Arrays, Arrays | None, str]  # images, labels, a note for the records or an empty text
+
+
+@dataclass(frozen=True)
+class Content:
+    """What a reader gives.
+
+    Attributes:
+        images: split -> images.
+        labels: split -> labels, or None.
+        note: what the records must say of it, or an empty text.
+        is_part: whether it is a known part of the published set, with sizes of its own.
+        groups: split -> which images belong together, or None where that is not known.
+    """
+
+    images: Arrays
+    labels: Arrays | None = None
+    note: str = ""
+    is_part: bool = False
+    groups: Arrays | None = None
+
 
 # Published files: split or part -> address under the first one, SHA-256, bytes. data/README.md has the same list.
 BINARIZED_MNIST_URL = "http://www.cs.toronto.edu/~larocheh/public/datasets/binarized_mnist/"
@@ -50,7 +70,12 @@ CIFAR10_COPY_NOTE = (
     "not quite the published CIFAR-10: 111 of the 60000 images (86 train, 25 test) come from a JPEG copy and are not "
     "exact, and the test order is a fixed shuffle, not the original one"
 )
-
+# The part of SVHN that this suite's recorded runs had, known likewise: no house is in both of its splits.
+SVHN_PART_SHA256 = {
+    "train": "6ba24b5461ffe583d6607c721a66ec71fe4489028ebfcd68ffa64475042e8afd",
+    "test": "4b307ed0588be726a03af625f7549e9bec844b0e286536acb3e30393ff36a7c9",
+}
+SVHN_PART_NOTE = "real photographs, the first 10000 of the published test split in their order, cut where a house begins"
 
 
 def mnist() -> Content:
@@ -64,7 +89,7 @@ def mnist() -> Content:
         arrays[part] = np.frombuffer(gzip.decompress(path.read_bytes()), np.uint8, offset=header)
     prefixes = {"train": "train", "test": "t10k"}
     images = {split: arrays[f"{prefix}-images-idx3"].reshape(-1, 28, 28).copy() for split, prefix in prefixes.items()}
-    return images, {split: arrays[f"{prefix}-labels-idx1"].astype(np.int64) for split, prefix in prefixes.items()}, ""
+    return Content(images, {split: arrays[f"{prefix}-labels-idx1"].astype(np.int64) for split, prefix in prefixes.items()})
 
 
 def binarized_mnist() -> Content:
@@ -73,7 +98,7 @@ def binarized_mnist() -> Content:
     if not path.exists():
         write_cache(path, {split: np.packbits(_decode_amat(split), axis=1) for split in BINARIZED_MNIST_FILES})
     packed = read_cache(path, list(BINARIZED_MNIST_FILES))
-    return {split: np.unpackbits(rows, axis=1).reshape(-1, 28, 28) for split, rows in packed.items()}, None, ""
+    return Content({split: np.unpackbits(rows, axis=1).reshape(-1, 28, 28) for split, rows in packed.items()})
 
 
 def _decode_amat(split: str) -> np.ndarray:
@@ -87,9 +112,13 @@ def _decode_amat(split: str) -> np.ndarray:
 
 def cifar10() -> Content:
     """CIFAR-10 (Krizhevsky 2009), in the published order."""
-    images, labels = read_colour_cache("cifar10", _decode_cifar10)
-    found = {split: hashlib.sha256(np.ascontiguousarray(array)).hexdigest() for split, array in images.items()}
-    return images, labels, CIFAR10_COPY_NOTE if found == CIFAR10_COPY_SHA256 else ""
+    content = read_colour_cache("cifar10", _decode_cifar10)
+    return replace(content, note=CIFAR10_COPY_NOTE if image_digests(content.images) == CIFAR10_COPY_SHA256 else "")
+
+
+def image_digests(images: Arrays) -> dict[str, str]:
+    """Split -> SHA-256 of the bytes of its images."""
+    return {split: hashlib.sha256(np.ascontiguousarray(array)).hexdigest() for split, array in images.items()}
 
 
 def _decode_cifar10() -> Arrays:
@@ -109,8 +138,10 @@ def _decode_cifar10() -> Arrays:
 
 
 def svhn() -> Content:
-    """SVHN's cropped digits, format 2 (Netzer et al. 2011)."""
-    return *read_colour_cache("svhn", _decode_svhn), ""
+    """SVHN's cropped digits, format 2 (Netzer et al. 2011): all of them, or the known part where the cache holds that."""
+    content = read_colour_cache("svhn", _decode_svhn)
+    is_part = image_digests(content.images) == SVHN_PART_SHA256
+    return replace(content, note=SVHN_PART_NOTE, is_part=True) if is_part else content
 
 
 def _decode_svhn() -> Arrays:
@@ -129,10 +160,12 @@ def _decode_svhn() -> Arrays:
     return decoded
 
 
-def read_colour_cache(name: str, decode: Callable[[], Arrays]) -> tuple[Arrays, Arrays]:
-    """Images and labels of a decoded cache, which is made where there is none."""
+def read_colour_cache(name: str, decode: Callable[[], Arrays]) -> Content:
+    """Images, labels and, where they are there, groups of a decoded cache, which is made where there is none."""
     path = settings.data_folder() / "cache" / f"{name}.npz"
     if not path.exists():
         write_cache(path, decode())
     arrays = read_cache(path, ["train_images", "train_labels", "test_images", "test_labels"])
-    return tuple({split: arrays[f"{split}_{kind}"] for split in ("train", "test")} for kind in ("images", "labels"))
+    kinds = {kind: {split: arrays[f"{split}_{kind}"] for split in ("train", "test") if f"{split}_{kind}" in arrays}
+             for kind in ("images", "labels", "groups")}
+    return Content(kinds["images"], kinds["labels"], groups=kinds["groups"] or None)

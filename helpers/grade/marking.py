@@ -16,9 +16,9 @@ from helpers.results import deliverables, tables, verdicts
 from helpers.results.records import Record
 from helpers.results.verdicts import Verdict
 
-STATUSES = ("pass", "partial", "fail", "missing", "manual")
+STATUSES = ("pass", "part", "partial", "fail", "missing", "manual")
 WEIGHTS = {"run": 5.0, "answer": 2.0, "notebook": 1.0}  # where the sheet gives no points
-SHARE = {"pass": 1.0, "partial": 0.5, "fail": 0.0, "missing": 0.0}
+SHARE = {"pass": 1.0, "part": 0.75, "partial": 0.5, "fail": 0.0, "missing": 0.0}
 WORDS_OF_AN_ANSWER = 15
 PLACEHOLDER = re.compile(
     r"\b(your (answer|text|derivation|proof)|answer here|write (it|here|your)|to be written|lorem ipsum)\b", re.IGNORECASE)
@@ -35,7 +35,8 @@ class Item:
         question: as the sheet numbers it, or the answer's text.
         points: the sheet's, or a weight.
         weighted: whether ``points`` is a weight because the sheet gives none.
-        status: pass, partial (reduced budget or stand-in), fail, missing or manual (a person marks it).
+        status: pass, part (what was asked is reached, on part of the data), partial (reduced budget or stand-in, or short of
+            what was asked on part of the data), fail, missing or manual (a person marks it).
         reasons: why it is not a pass; for a manual item, what a person has to look at.
         evidence: the judged metrics.
         file: where the evidence is.
@@ -109,11 +110,13 @@ def _mark_run(entry: dict, copy: Submission) -> tuple:
                   for name, verdict in entry["verdicts"].items() if found.get(name) != verdict]
     if wrong:
         return "fail", wrong + partial, judged, file
-    if partial:
-        return "partial", partial, judged, file
+    measured = [verdict for verdict in judged if verdict.word.endswith(verdicts.ON_PART)]
+    if partial and (measured or partial != [record.remark] or record.reduced):
+        reached = partial == [record.remark] and measured and all(verdict.on_part for verdict in measured)
+        return "part" if reached else "partial", partial, judged, file
     if any(verdict.passed for verdict in judged) or "verdicts" in entry:
         return "pass", [], judged, file
-    return "manual", [f"no number to judge: look at {', '.join(entry['figures'])}"], judged, file
+    return "manual", [*partial, f"no number to judge: look at {', '.join(entry['figures'])}"], judged, file
 
 
 def _sentence(verdict: Verdict) -> str:

@@ -68,7 +68,8 @@ def table() -> str:
         if verdict is None:
             alone.append(f"`{entry['id']}`" + (f" ({record.remark})" if record.remark else ""))
             continue
-        word = f"{verdict.word}: {record.remark}" if record.remark else verdict.word
+        said = record.part if verdict.word.endswith(verdicts.ON_PART) else record.remark  # the word has said the rest
+        word = f"{verdict.word}: {said}" if said else verdict.word
         known = " | ".join(tables.number(verdict.facts.get(name)) for name in tables.KNOWN)
         lines.append(f"| `{entry['id']}` | {verdict.metric} | {verdict.measured} | {known} | {word} |")
     if alone:

@@ -19,6 +19,8 @@ from helpers.files import file_digest, write_together
 from helpers.results import deliverables
 from helpers.results.digests import source_digest
 
+ON_PART = "on part of the data"  # real data of the sheet's set, less of it: said beside every number, as a verdict of its own
+
 
 class RecordError(RuntimeError):
     """A record cannot be read, or must not be written."""
@@ -57,8 +59,19 @@ class Record:
         return self.content["budget"]["done"] >= self.content["budget"]["planned"]
 
     @property
+    def part(self) -> str:
+        """The part of the published set that this record is on, such as ``SVHN, 7,999 training images``; empty for a whole."""
+        dataset = self.content["dataset"] or {}
+        return f"{dataset['name'].upper()}, {dataset['part']}" if dataset.get("part") else ""
+
+    @property
     def remark(self) -> str:
-        """What must be said beside every number of this record: a stand-in, a cut budget, a small profile."""
+        """What must be said beside every number of this record: a part of the data, or what :attr:`reduced` says."""
+        return "; ".join(filter(None, [f"{ON_PART}: {self.part}" if self.part else "", self.reduced]))
+
+    @property
+    def reduced(self) -> str:
+        """What makes the numbers no answer to the sheet: a stand-in, a cut budget, a small profile."""
         budget, dataset = self.content["budget"], self.content["dataset"] or {}
         parts = []
         if dataset.get("stand_in"):
@@ -141,13 +154,18 @@ def json_bytes(content: dict) -> bytes:
     return (json.dumps(content, indent=1, allow_nan=False) + "\n").encode()
 
 
-def longer(path: Path, budget: tuple, identical: dict) -> Record | None:
-    """The record at ``path``, if it is identical in the given fields and came further than ``budget``."""
+def _digest(dataset: dict | None) -> str | None:
+    return (dataset or {}).get("digest")
+
+
+def longer(path: Path, budget: tuple, identical: dict, dataset: dict | None = None) -> Record | None:
+    """The record at ``path``, if it is identical in the given fields, on the same data, and came further than ``budget``."""
     try:
         there = Record(path) if path.exists() else None
     except RecordError:
         return None  # unreadable: replaced
     same = there and all(there[key] == value for key, value in identical.items())
+    same = same and _digest(there["dataset"]) == _digest(dataset)
     return there if same and there["budget"]["unit"] == budget[2] and there["budget"]["done"] > budget[0] else None
 
 
@@ -182,4 +200,5 @@ def describe_arrays(name: str, **splits: np.ndarray) -> dict:
         digest.update(f"{split} {array.dtype} {array.shape}".encode())
         digest.update(np.ascontiguousarray(array).data)
     sizes = {split: len(array) for split, array in splits.items()}
-    return {"name": name, "digest": digest.hexdigest(), "sizes": sizes, "stand_in": False, "stands_for": None, "note": ""}
+    return {"name": name, "digest": digest.hexdigest(), "sizes": sizes, "stand_in": False, "stands_for": None, "note": "",
+            "part": ""}

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 
 from helpers.results import deliverables, tables
-from helpers.results.records import Record
+from helpers.results.records import ON_PART, Record
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,8 @@ class Verdict:
         spread: std, min, max, n over the seeds.
         facts: sheet, target, bound (slack, suspect) and better, as far as ``deliverables.toml`` has them.
         word: the judgement.
-        passed: True or False where it could be judged, None where it is only reported or cannot be compared.
+        passed: True or False where it could be judged, None where it is only reported or cannot be compared; a number that
+            reaches what was asked on part of the data is no pass: its word says so.
     """
 
     metric: str
@@ -33,6 +34,11 @@ class Verdict:
     facts: dict = field(default_factory=dict)
     word: str = "reported"
     passed: bool | None = None
+
+    @property
+    def on_part(self) -> bool:
+        """Whether it reaches what was asked, on part of the data."""
+        return self.word.endswith(f"reached, {ON_PART}")
 
     @property
     def measured(self) -> str:
@@ -79,9 +85,13 @@ def _word(value: float, facts: dict, record: Record) -> tuple[str, bool | None]:
     limit = facts.get("suspect", facts["bound"] - sign * facts.get("slack", 0.0) if "bound" in facts else None)
     if limit is not None and not stand_in and sign * value < sign * limit:
         return "past the bound", False
-    if record.remark:
+    if record.reduced:
         return "partial", None
-    if "target" in facts and sign * round(value, _decimals(facts["target"])) <= sign * facts["target"]:
+    reached = "target" in facts and sign * round(value, _decimals(facts["target"])) <= sign * facts["target"]
+    if record.part:  # beside the sheet's number, and neither a pass nor a failure
+        name = "target" if reached else "sheet" if "sheet" in facts and at_least(facts["sheet"]) else ""
+        return f"{name} reached, {ON_PART}" if name else ON_PART, None
+    if reached:
         return "target reached", True
     if "sheet" in facts:
         return ("sheet reached", True) if at_least(facts["sheet"]) else ("short of the sheet", False)
@@ -99,8 +109,10 @@ def out_of_order(run_id: str, find: Callable[[str], Record | None]) -> list[str]
     for rule in deliverables.order_of(run_id):
         metric, other_run, other_metric = rule["metric"], rule["at_most"]["run"], rule["at_most"]["metric"]
         records = find(run_id), find(other_run)
-        if None in records or any(record.remark for record in records):
-            continue  # another budget or other data: not comparable
+        if None in records or any(record.reduced for record in records):
+            continue  # another budget or a stand-in: not comparable
+        if len({(record["dataset"] or {}).get("digest") for record in records}) > 1:
+            continue  # other data
         value, limit = records[0].metrics.get(metric, -math.inf), records[1].metrics.get(other_metric, math.inf)
         if value > limit:
             found.append(f"{metric} {tables.number(value)} exceeds {other_metric} of {other_run}, {tables.number(limit)}")

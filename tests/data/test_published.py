@@ -58,6 +58,7 @@ def test_no_data_and_no_network_names_the_stand_in(data_folder, name, stand_in):
         datasets.load(name)
     for expected in ("SUITE_DATA", str(data_folder), "http://127.0.0.1:9/files/", repr(stand_in)):
         assert expected in str(caught.value)
+    assert ("SUITE_HOUSE_NUMBERS=street_digits" in str(caught.value)) is (name == "svhn")
     assert datasets.KNOWN[stand_in].stands_for == name
     assert not list(data_folder.rglob("*.npz"))
 
@@ -171,6 +172,66 @@ def test_cache_of_another_form_is_refused(data_folder):
         datasets.load("svhn")
 
 
+@pytest.fixture
+def part(data_folder, monkeypatch):
+    """A cache with a part of SVHN that is known by its images: five to train on, in two houses, three to test on."""
+    images = {"train": colour_images(5), "test": colour_images(3)}
+    arrays = {f"{split}_images": array for split, array in images.items()}
+    arrays |= {f"{split}_labels": np.arange(len(array)) for split, array in images.items()}
+    monkeypatch.setattr(published, "SVHN_PART_SHA256", published.image_digests(images))
+    path = data_folder / "cache" / "svhn.npz"
+    path.parent.mkdir(parents=True)
+    np.savez(path, **arrays)
+    return path, arrays
+
+
+def test_the_known_part_of_svhn_is_real_data_that_says_how_much_it_is(part):
+    dataset = datasets.load("svhn")
+    facts = dataset.describe()
+    assert (dataset.title, facts["part"], facts["stand_in"]) == ("SVHN, 5 training images", "5 training images", False)
+    assert facts["note"].startswith("SVHN, 5 training images: real photographs, the first 10000 of the published test split")
+    assert facts["sizes"] == {"train": 5, "test": 3}
+    assert dataset.groups is None
+    fewer = datasets.load("svhn", limit={"train": 2})
+    assert (fewer.title, fewer.sizes) == ("SVHN, 2 training images", {"train": 2, "test": 3})
+
+
+def test_what_is_at_hand_is_told_without_loading_it(part, data_folder, monkeypatch):
+    path, arrays = part
+    assert datasets.part_at_hand("svhn") == "5 training images"
+    shrink(monkeypatch, "svhn", train=5, test=3)
+    assert datasets.part_at_hand("svhn") == ""
+    assert [datasets.part_at_hand(name) for name in ("cifar10", "binarized_mnist", "street_digits", "digits", "2-d", None)] == [""] * 6
+    path.write_bytes(path.read_bytes()[:-30])
+    with pytest.raises(DataError, match="truncated or corrupt"):
+        datasets.part_at_hand("svhn")
+
+
+def test_houses_of_the_part_come_along_where_the_cache_has_them(part):
+    path, arrays = part
+    np.savez(path, **arrays, train_groups=np.array([1, 1, 1, 2, 2]), test_groups=np.array([3, 3, 4]))
+    dataset = datasets.load("svhn", limit={"train": 4})
+    assert {split: groups.tolist() for split, groups in dataset.groups.items()} == {"train": [1, 1, 1, 2], "test": [3, 3, 4]}
+    np.savez(path, **arrays, train_groups=np.array([1, 2]))
+    with pytest.raises(DataError, match=r"svhn has train groups of shape \(2,\); expected \(5,\)"):
+        datasets.load("svhn")
+
+
+@pytest.mark.parametrize("change", ["a pixel", "an image less", "its order"])
+def test_another_part_of_svhn_is_refused_with_sizes_and_digests_of_both(part, change):
+    path, arrays = part
+    images = arrays["train_images"].copy()
+    if change == "a pixel":
+        images[0, 0, 0, 0] ^= 1
+    images = {"an image less": images[:-1], "its order": images[::-1]}.get(change, images)
+    write_cache(path, arrays | {"train_images": images, "train_labels": np.zeros(len(images), int)})
+    with pytest.raises(DataError) as caught:
+        datasets.load("svhn")
+    found = published.image_digests({"train": images})["train"]
+    for expected in ("'train': 73257", "'test': 26032", f"'train': {len(images)}", found, *published.SVHN_PART_SHA256.values()):
+        assert expected in str(caught.value)
+
+
 def real(name, *places):
     """Skip where the data folder has none of the places that the dataset could be read from."""
     folder = settings.data_folder()
@@ -208,4 +269,8 @@ def test_real_cifar10():
 @pytest.mark.real_data
 def test_real_svhn():
     dataset = real("svhn", "cache/svhn.npz", "svhn/train_32x32.mat")
+    if dataset.part:
+        assert (dataset.title, dataset.sizes) == ("SVHN, 7,999 training images", {"train": 7999, "test": 2001})
+        assert dataset.groups is None or not set(dataset.groups["train"]) & set(dataset.groups["test"])
+        return
     assert np.bincount(dataset.labels["train"]).tolist() == list(standins.SVHN_LABEL_COUNTS)

@@ -8,7 +8,8 @@ import pytest
 
 from helpers.grade import marking
 from helpers.grade.submission import ARRAYS_LIMIT, NOTEBOOK_LIMIT, RECORD_LIMIT, Submission, Unreadable
-from helpers.results import deliverables
+from helpers.results import deliverables, tables, verdicts
+from helpers.results.records import Record
 
 
 def mark(folder):
@@ -134,6 +135,32 @@ def test_a_stand_in_is_partial_if_it_says_so_and_fails_if_not(copy, name, stand_
     dataset = {"name": name, "sizes": {}, "stand_in": stand_in, "stands_for": stands_for}
     fake_suite.write_record(copy, fake_suite.record(fake_suite.entry("q2_a_dset1"), dataset=dataset))
     assert mark(copy)["q2_a_dset1"].status == status
+
+
+@pytest.mark.parametrize(("value", "done", "status", "word"), [
+    (91.0, 100, "part", "target reached, on part of the data"),
+    (102.5, 100, "part", "sheet reached, on part of the data"),
+    (110.0, 100, "partial", "on part of the data"),
+    (91.0, 50, "partial", "partial"),
+    (-1.0, 100, "fail", "past the bound"),
+])
+def test_a_number_on_part_of_the_data_stands_between_pass_and_partial(copy, value, done, status, word):
+    entry = fake_suite.entry("q2_a_dset1")
+    dataset = {"name": "svhn", "digest": "1" * 64, "sizes": {"train": 7999, "test": 2001}, "stand_in": False, "stands_for": None,
+               "note": "", "part": "7,999 training images"}
+    content = fake_suite.record(entry, dataset=dataset, budget={"done": done, "planned": 100, "unit": "steps"})
+    before = tables.number(content["metrics"]["neg_elbo"])
+    content["metrics"]["neg_elbo"] = value
+    content["spread"]["neg_elbo"] |= {"min": value - 0.02, "max": value + 0.02}
+    record = Record(fake_suite.write_record(copy, content))
+    saved = copy / "notebooks" / f"{entry['notebook']}.ipynb"
+    saved.write_text(saved.read_text().replace(f"| q2_a_dset1 | neg_elbo | {before}", f"| q2_a_dset1 | neg_elbo | {value:.4f}"))
+    verdict = next(verdict for verdict in verdicts.judge(entry, record) if verdict.metric == "neg_elbo")
+    assert (verdict.word, verdict.on_part) == (word, "reached" in word)
+    item = mark(copy)["q2_a_dset1"]
+    assert "on part of the data: SVHN, 7,999 training images" in "; ".join(item.reasons)
+    assert item.status == status
+    assert item.score == {"part": 0.75, "partial": 0.5, "fail": 0.0}[status] * item.points
 
 
 @pytest.mark.parametrize(("run_id", "metric", "value", "word"), [
