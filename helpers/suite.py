@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -142,9 +142,12 @@ class Suite:
         notebook: its name without suffix, for example ``"1_vae_2d"``.
         runs: id -> :class:`Declared`; the notebook may add to it later.
         results: folder of the records; by default ``results/`` of the profile's output folder.
+        bare: records hold numbers alone, no arrays and no weights.
     """
 
-    def __init__(self, notebook: str, runs: Mapping[str, Declared] | None = None, results: Path | None = None) -> None:
+    def __init__(self, notebook: str, runs: Mapping[str, Declared] | None = None, results: Path | None = None,
+                 bare: bool = False) -> None:
+        self.bare = bare
         self.notebook, self.profile, self.runs = notebook, settings.profile(), {} if runs is None else runs
         self.source_path = settings.PROJECT_ROOT / "notebooks" / f"{notebook}.py"
         self.results, self.figures = results or settings.output_folder() / "results", settings.output_folder() / "figures"
@@ -201,6 +204,8 @@ class Suite:
         identity = json.dumps([run_id, config, self.profile, seed, source, *further], sort_keys=True)
         fingerprint = hashlib.sha256(identity.encode()).hexdigest()
         outcome = function(Run(run_id, seed, fingerprint, settings.time_budget_seconds(), stop_after, declared.needs), **config)
+        if self.bare:
+            outcome = replace(outcome, arrays={}, weights={})
         identical = {"config": config, "profile": self.profile, "seed": seed, "source": source}
         if longer := records.longer(path, outcome.budget, identical, outcome.dataset):
             print(f"{run_id}: ended at {outcome.budget[0]:,}, and the record there came further: it stays, {longer.describe()}")

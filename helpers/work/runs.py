@@ -16,6 +16,7 @@ from helpers import settings
 from helpers.results import deliverables, records
 from helpers.results.records import Record, RecordError
 from helpers.suite import Suite
+from helpers.work import seeds
 from helpers.work.definitions import UnknownRun, declaration, declared, notebook_of
 
 PROBE_SECONDS = 20.0  # of training, to measure a rate before an even share of time is planned
@@ -29,6 +30,8 @@ def register(commands) -> None:
     command.add_argument("--updates", type=int, metavar="N", help="stop at a checkpoint after N updates")
     command.add_argument("--minutes", type=float, metavar="M", help="time of each run; with --even, of all together")
     command.add_argument("--even", action="store_true", help="share --minutes so that all runs end at equal updates")
+    command.add_argument("--seeds", type=int, default=1, metavar="N", help="train from N roots of random numbers")
+    command.add_argument("--root", type=int, metavar="R", help="train from this root alone, into results/seeds/")
     command.set_defaults(function=train, default_profile="full")
 
 
@@ -39,8 +42,11 @@ def train(arguments: argparse.Namespace) -> int:
         return train_evenly(run_ids, arguments.minutes)
     if arguments.minutes:
         os.environ["SUITE_MINUTES"] = str(arguments.minutes)
+    roots = range(arguments.seeds) if arguments.root is None else [arguments.root]
     for run_id in run_ids:
-        train_one(run_id, again=arguments.again, updates=arguments.updates)
+        for root in roots:
+            train_one(run_id, again=arguments.again, updates=arguments.updates, root=root)
+        seeds.merge(run_id)
     return 0
 
 
@@ -85,20 +91,23 @@ def suite_of(run_id: str, **options) -> Suite:
     return Suite(notebook, declared(notebook, settings.profile()), **options)
 
 
-def train_one(run_id: str, *, again: bool = False, updates: int | None = None) -> Record:
+def train_one(run_id: str, *, again: bool = False, updates: int | None = None, root: int = 0) -> Record:
     """Train a run or go on with it, unless it has a complete record of the present code.
 
     Args:
         run_id: its id.
         again: train it all the same.
         updates: stop after so many, at a checkpoint.
+        root: of the random numbers; from others than 0 the record goes to ``results/seeds/``.
     """
+    folder = seeds.folder(root) if root else None
     try:
-        record = records.load(run_id)
+        record = records.load(run_id, folder)
     except RecordError:
         record, again = None, True  # damaged: replaced, since it was asked for by name
     stale = record is not None and records.state(record) == "stale"
-    return suite_of(run_id).run(run_id, again=again or stale, more=True, asked=True, stop_after=updates)
+    suite = suite_of(run_id, results=folder, bare=True) if root else suite_of(run_id)
+    return suite.run(run_id, seed=root, again=again or stale, more=True, asked=True, stop_after=updates)
 
 
 def train_evenly(run_ids: Sequence[str], minutes: float | None) -> int:
