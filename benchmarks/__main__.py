@@ -6,21 +6,23 @@ import argparse
 import importlib
 import json
 import platform
+import re
 from pathlib import Path
 
 import torch
 
-from benchmarks import loop_shares
+from benchmarks import loop_shares, rates
 from helpers import settings
 from helpers.files import write_together
 from helpers.results import tables
 
 FOLDER = Path(__file__).parent
+ALONE = {"loop_shares": loop_shares, "rates": rates}  # they compare nobody
 
 
 def main() -> None:
     """Run all benchmarks, or those named."""
-    names = [*sorted(path.stem.removeprefix("bench_") for path in FOLDER.glob("bench_*.py")), "loop_shares"]
+    names = [*sorted(path.stem.removeprefix("bench_") for path in FOLDER.glob("bench_*.py")), *ALONE]
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("name", nargs="*", help=f"of {', '.join(names)}; all by default")
     parser.add_argument("--repetitions", type=int, default=7, help="timed calls of each side (at least 5 for a table)")
@@ -29,14 +31,15 @@ def main() -> None:
     if unknown:
         parser.error(f"unknown: {', '.join(sorted(unknown))}; the benchmarks are {', '.join(names)}")
     for name in arguments.name or names:
-        shares = name == "loop_shares"
-        benchmark = loop_shares if shares else importlib.import_module(f"benchmarks.bench_{name}")
-        rows = benchmark.measure() if shares else benchmark.measure(arguments.repetitions)
+        alone = name in ALONE
+        benchmark = ALONE[name] if alone else importlib.import_module(f"benchmarks.bench_{name}")
+        rows = benchmark.measure() if alone else benchmark.measure(arguments.repetitions)
         machine = {**settings.environment(), "processor": processor(), "threads": torch.get_num_threads()}
-        content = {"benchmark": name, "repetitions": 1 if shares else arguments.repetitions, "machine": machine, "rows": rows}
-        write_together({FOLDER / "results" / f"{name}.json": (json.dumps(content, indent=1) + "\n").encode()})
+        content = {"benchmark": name, "repetitions": 1 if alone else arguments.repetitions, "machine": machine, "rows": rows}
+        card = "_" + re.sub(r"\W+", "_", machine["device"]).strip("_") if name == "rates" else ""
+        write_together({FOLDER / "results" / f"{name}{card}.json": (json.dumps(content, indent=1) + "\n").encode()})
         print(f"\n{name}: medians of {content['repetitions']}, {machine['processor']}, {machine['threads']} threads")
-        if shares:
+        if alone:
             tables.show(list(rows[0]) if rows else ["run"],
                         [[value if isinstance(value, str) else f"{value:.3g}" for value in row.values()] for row in rows])
             continue

@@ -10,7 +10,7 @@ from helpers.files import write_together
 from helpers.results import deliverables, records, tables, verdicts
 
 BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
-SHARES = "loop_shares"  # the benchmark that compares nobody
+SHARES, RATES = "loop_shares", "rates"  # the benchmarks that compare nobody
 SPEED_BEGIN, SPEED_END = "<!-- speed:begin -->", "<!-- speed:end -->"
 
 
@@ -20,7 +20,7 @@ def speed_table() -> str:
     machines = []
     for path in sorted((settings.PROJECT_ROOT / "benchmarks" / "results").glob("*.json")):
         content = json.loads(path.read_text())
-        if content["benchmark"] == SHARES:
+        if content["benchmark"] in (SHARES, RATES):
             continue
         machine = content["machine"]
         machines.append(f"{machine['processor']}, {machine['device']}, torch {machine['torch']}")
@@ -28,7 +28,7 @@ def speed_table() -> str:
             aim = "-" if row.get("aim") is None else f"{row['aim']:g}"
             lines.append(f"| {row['what']} | {row['peer']} {row['peer_version']} | {row['ours']:.4g} | {row['theirs']:.4g} "
                          f"| {row['unit']} | {row['ratio']:.2f} | {aim} | {_peaks(row.get('peak_megabytes'))} |")
-    lines += shares_table()
+    lines += [*shares_table(), *rates_table()]
     return "\n".join([*lines, "", f"Machine: {'; '.join(dict.fromkeys(machines)) or 'none yet'}."])
 
 
@@ -53,6 +53,20 @@ def shares_table() -> list[str]:
         lines.append(f"| {' | '.join(cells)} |")
     return [*lines, "", "The optimiser's work is the same for each weight whatever the batch, so its share is largest where few",
             "examples share many weights."]
+
+
+def rates_table() -> list[str]:
+    """Lines with updates a second and memory of the main runs, one table a device; none where nothing was measured."""
+    lines = []
+    for path in sorted((settings.PROJECT_ROOT / "benchmarks" / "results").glob(f"{RATES}_*.json")):
+        content = json.loads(path.read_text(encoding="utf-8"))
+        lines += ["", f"Measured on {content['machine']['device']}, torch {content['machine']['torch']}, one run at a time:", "",
+                  "| run | updates/s | updates of the first stage | minutes for them | peak MiB |", "|---|---:|---:|---:|---:|"]
+        for row in content["rows"]:
+            minutes = row["planned"] / row["updates_per_second"] / 60
+            lines.append(f"| `{row['run']}` | {row['updates_per_second']:.4g} | {row['planned']:,} | {minutes:.2g} | "
+                         f"{row['peak_megabytes']:.0f} |")
+    return lines
 
 
 def table() -> str:
