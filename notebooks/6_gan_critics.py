@@ -57,8 +57,8 @@ import math
 import os
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise, product
 
 import matplotlib.pyplot as plt
@@ -69,14 +69,16 @@ from torch import Tensor, nn
 
 from helpers import plotting, settings
 from helpers.data import datasets
+from helpers.fast import gan
 from helpers.files import file_digest
-from helpers.results import records, tables
-from helpers.suite import Outcome, Run, Suite
+from helpers.results import tables
+from helpers.suite import Outcome, Run, Suite, run
 from helpers.train import schedules
-from helpers.train.graphs import CapturedStep
+from helpers.train.images import autocast, seeded, to_signed
 from helpers.train.training import Batches, ExponentialAverage, GradientUpdate, fit
 
-suite = Suite("6_gan_critics")
+RUNS = {}
+suite = Suite("6_gan_critics", RUNS)
 print(f"profile: {suite.profile}")
 
 # %% [markdown]
@@ -279,105 +281,118 @@ class Objective:
 REGULARISERS = ("none", "r1", "gp", "sn")
 
 
-def scale_pixels(pixels: Tensor) -> Tensor:
-    """uint8 images (N, 3, H, W) as float32 in [-1, 1], channels last."""
-    if pixels.dtype != torch.uint8:
-        raise ValueError(f"pixels must be uint8, 0 to 255, not {pixels.dtype}")
-    return pixels.to(torch.float32, memory_format=torch.channels_last).div_(127.5).sub_(1)
-
-
-def to_pixels(images: Tensor) -> Tensor:
-    """Images in [-1, 1] as uint8, the inverse of :func:`scale_pixels`; waits for the device."""
-    low, high = images.min().item(), images.max().item()
-    if not (low >= -1 and high <= 1):
-        raise ValueError(f"images must lie in [-1, 1]; these reach from {low} to {high}")
-    return ((images + 1) * 127.5).round_().to(torch.uint8)
-
-
-class AlternatingUpdate:
-    """The critic's steps, the generator's step and the moving average, as an update for :func:`helpers.train.training.fit`.
-
-    Args:
-        generator: latents (N, latent_size) to images (N, ...).
-        critic: images (N, ...) to scores (N,).
-        generator_optimizer, critic_optimizer: over their parameters.
-        objective: what the critic maximises; the generator minimises its metric.
-        latent_size: dimensions of the standard normal latents.
-        critic_steps: of the critic for each step of the generator; a batch holds that many times N images.
-        alpha: of the moving average ``self.average.module`` of the generator, in [0, 1).
-        precision: "float32", or "bfloat16" for autocast; penalties are in float32 in either case.
-        captured: replay the update as a CUDA graph.
-    """
-
-    def __init__(self, generator: nn.Module, critic: nn.Module, generator_optimizer: torch.optim.Optimizer,
-                 critic_optimizer: torch.optim.Optimizer, objective: Objective, *, latent_size: int, critic_steps: int,
-                 alpha: float, precision: str = "float32", captured: bool = False) -> None:
-        if critic_steps < 1:
-            raise ValueError(f"the critic makes at least one step an update, not {critic_steps}")
-        self.generator, self.critic, self.objective = generator, critic, objective
-        self.generator_optimizer, self.critic_optimizer = generator_optimizer, critic_optimizer
-        self.latent_size, self.critic_steps = latent_size, critic_steps
-        self.generator_parameters, self.critic_parameters = list(generator.parameters()), list(critic.parameters())
-        self.average = ExponentialAverage(generator, alpha)
-        self.device, self.dtype = self.generator_parameters[0].device, self.generator_parameters[0].dtype
-        self.half = (lambda: torch.autocast(self.device.type, torch.bfloat16)) if precision == "bfloat16" else nullcontext
-        self.run_step = CapturedStep(self.step) if captured else self.step
-
-    def __call__(self, batch: Tensor, step: int, noise: torch.Generator) -> Tensor:
-        """One update on (critic_steps * N, ...) images, uint8 or ready floats.
-
-        Returns:
-            metric, penalty and the mean scores on real and on fake of the last critic step; then the mean score on the fakes
-            that the generator's step saw: (5,).
-        """
-        size = len(batch) // self.critic_steps
-        drawn = {"generator": noise, "device": self.device, "dtype": self.dtype}
-        inputs = [batch, torch.randn(self.critic_steps + 1, size, self.latent_size, **drawn)]
-        if self.objective.regulariser == "gp":
-            inputs.append(torch.rand(self.critic_steps, size, **drawn))
-        return self.run_step(*inputs)
-
-    def step(self, batch: Tensor, latents: Tensor, shares: Tensor | None = None) -> Tensor:
-        """The arithmetic of an update, all of it on the device; the noise is given."""
-        real = scale_pixels(batch) if batch.dtype == torch.uint8 else batch
-        for index, part in enumerate(real.chunk(self.critic_steps)):
-            terms = self.critic_step(part, latents[index], None if shares is None else shares[index])
-        with self.half():
-            fake_scores = self.critic(self.generator(latents[-1]))
-        # Only the fakes depend on the generator: the term of the metric on real images has no gradient here.
-        loss = METRICS[self.objective.metric](torch.zeros_like(fake_scores), fake_scores)
-        self._descend(self.generator_optimizer, self.generator_parameters, loss)
-        self.average.update(self.generator)
-        return torch.stack([*terms, fake_scores.mean()]).detach()
-
-    def critic_step(self, real: Tensor, latents: Tensor, share: Tensor | None) -> tuple[Tensor, ...]:
-        """One step of the critic; returns the terms before it."""
-        with torch.no_grad(), self.half():
-            fake = self.generator(latents)
-        terms = self.objective.terms(self.critic, real, fake, share, self.half)
-        loss = self.objective.coefficient * terms[1] - terms[0]
-        self._descend(self.critic_optimizer, self.critic_parameters, loss)
-        return terms
-
-    @staticmethod
-    def _descend(optimizer: torch.optim.Optimizer, parameters: list[nn.Parameter], loss: Tensor) -> None:
-        for parameter, gradient in zip(parameters, torch.autograd.grad(loss, parameters), strict=True):
-            parameter.grad = gradient
-        optimizer.step()
-
-    def parts(self) -> dict:
-        """Everything with a state, by name."""
-        return {"generator": self.generator, "critic": self.critic, "average": self.average.module,
-                "generator_optimizer": self.generator_optimizer, "critic_optimizer": self.critic_optimizer}
+# %%
+class Stateful:
+    """Something whose state is that of its parts."""
 
     def state_dict(self) -> dict:
         """Everything that a resumed run needs."""
         return {name: part.state_dict() for name, part in self.parts().items()}
 
     def load_state_dict(self, state: dict) -> None:
-        """Take over a state written by :meth:`state_dict`; before the first call where the update is captured."""
+        """Take over a state written by :meth:`state_dict`."""
         for name, part in self.parts().items():
             part.load_state_dict(state[name])
+
+
+class Player(Stateful):
+    """One of the two networks with its optimiser: it goes down a loss while the other stands still.
+
+    Args:
+        network: the player's module.
+        optimizer: over its parameters.
+        precision: of passes without second derivatives: "float32", "bfloat16", or "float16", whose
+            loss is multiplied by a scale: a step whose gradients overflow is left out and the scale
+            is halved. Each player has a scale of its own.
+    """
+
+    def __init__(self, network: nn.Module, optimizer: torch.optim.Optimizer,
+                 precision: str = "float32") -> None:
+        self.network, self.optimizer, self.precision = network, optimizer, precision
+        self.parameters = list(network.parameters())
+        self.device, self.dtype = self.parameters[0].device, self.parameters[0].dtype
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=precision == "float16")
+
+    def parts(self) -> dict:
+        """Everything with a state, by name."""
+        return {"network": self.network, "optimizer": self.optimizer, "scaler": self.scaler}
+
+    def load_state_dict(self, state: dict) -> None:
+        """Take over a state, saved on this kind of device or another."""
+        super().load_state_dict(state)
+        for group in self.optimizer.param_groups:
+            if "capturable" in group:
+                group["capturable"] = self.device.type == "cuda"
+
+    def descend(self, loss: Tensor) -> None:
+        """One step down the loss; only this player's gradients are computed."""
+        gradients = torch.autograd.grad(self.scaler.scale(loss), self.parameters)
+        for parameter, gradient in zip(self.parameters, gradients, strict=True):
+            parameter.grad = gradient
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+
+
+# %%
+class AlternatingUpdate(Stateful):
+    """Critic steps, a generator step, the moving average: an update for ``fit``.
+
+    Args:
+        generator: its network makes images (N, ...) of latents (N, latent_size).
+        critic: its network makes scores (N,) of images (N, ...).
+        objective: what the critic maximises; the generator minimises its metric.
+        latent_size: dimensions of the standard normal latents.
+        critic_steps: before each step of the generator.
+        alpha: of the moving average ``self.average.module`` of the generator, in [0, 1).
+    """
+
+    def __init__(self, generator: Player, critic: Player, objective: Objective, *,
+                 latent_size: int, critic_steps: int, alpha: float) -> None:
+        if critic_steps < 1:
+            raise ValueError(f"the critic makes at least one step an update, not {critic_steps}")
+        self.generator, self.critic, self.objective = generator, critic, objective
+        self.latent_size, self.critic_steps = latent_size, critic_steps
+        self.average = ExponentialAverage(generator.network, alpha)
+        self.device, self.precision = generator.device, generator.precision
+        self.half = partial(autocast, self.device, self.precision)
+
+    def __call__(self, batch: Tensor, step: int, noise: torch.Generator) -> Tensor:
+        """One update on critic_steps * N images (..., H, W, 3) of bytes, or ready floats: (5,) terms,
+        see :meth:`step`."""
+        return self.step(*self.draw(batch, noise))
+
+    def draw(self, batch: Tensor, noise: torch.Generator) -> list[Tensor]:
+        """The batch, latents (critic_steps + 1, N, latent_size), GP's shares (critic_steps, N)."""
+        steps, size = self.critic_steps, len(batch) // self.critic_steps
+        drawn = {"generator": noise, "device": self.device, "dtype": self.generator.dtype}
+        shares = [torch.rand(steps, size, **drawn)] if self.objective.regulariser == "gp" else []
+        return [batch, torch.randn(steps + 1, size, self.latent_size, **drawn), *shares]
+
+    def step(self, batch: Tensor, latents: Tensor, shares: Tensor | None = None) -> Tensor:
+        """The arithmetic of an update, given its noise. Returns metric, penalty and mean scores on real
+        and fake of the last critic step, then the mean score that the generator's step saw."""
+        real = to_signed(batch) if batch.dtype == torch.uint8 else batch
+        for index, part in enumerate(real.chunk(self.critic_steps)):
+            terms = self.critic_step(part, latents[index], None if shares is None else shares[index])
+        with self.half():
+            fake_scores = self.critic.network(self.generator.network(latents[-1]))
+        # Only fakes depend on the generator: the metric's term on real images has no gradient here.
+        metric = METRICS[self.objective.metric]
+        self.generator.descend(metric(torch.zeros_like(fake_scores), fake_scores))
+        self.average.update(self.generator.network)
+        return torch.stack([*terms, fake_scores.mean()]).detach()
+
+    def critic_step(self, real: Tensor, latents: Tensor, share: Tensor | None) -> tuple:
+        """One step of the critic; returns the terms before it."""
+        with torch.no_grad(), self.half():
+            fake = self.generator.network(latents)
+        terms = self.objective.terms(self.critic.network, real, fake, share, self.half)
+        self.critic.descend(self.objective.coefficient * terms[1] - terms[0])
+        return terms
+
+    def parts(self) -> dict:
+        """Everything with a state, by name."""
+        return {"generator": self.generator, "critic": self.critic, "average": self.average.module}
 
 
 # %% [markdown]
@@ -553,8 +568,9 @@ class DiracCritic(nn.Module):
 def play_dirac_by_autograd(game: DiracGame, start: np.ndarray, *, steps: int, rate: float) -> np.ndarray:
     """One game by :class:`AlternatingUpdate`: psi0, psi1, theta and its average after every step, (steps + 1, 4)."""
     generator, critic = DiracGenerator(start[2]), DiracCritic(start[0], start[1])
-    optimizers = (torch.optim.SGD(module.parameters(), lr=rate) for module in (generator, critic))
-    update = AlternatingUpdate(generator, critic, *optimizers, game.objective, latent_size=1, critic_steps=1, alpha=game.alpha)
+    players = (Player(network, torch.optim.SGD(network.parameters(), lr=rate))
+               for network in (generator, critic))
+    update = AlternatingUpdate(*players, game.objective, latent_size=1, critic_steps=1, alpha=game.alpha)
     noise, real = torch.Generator().manual_seed(0), torch.zeros(4, dtype=torch.float64)
 
     def state() -> list[float]:
@@ -661,7 +677,10 @@ def run_dirac(run: Run, steps: int, rate: float, starts: int) -> Outcome:
                    seconds=time.perf_counter() - started, facts=facts)
 
 
-dirac = suite.run("dirac", run_dirac, {"steps": 5000, "rate": DIRAC_RATE, "starts": settings.choose(smoke=16, quick=16, full=32)})
+RUNS |= {
+    "dirac": run(run_dirac, full={"steps": 5000, "rate": DIRAC_RATE, "starts": 32}, quick={"starts": 16}),
+}
+dirac = suite.run("dirac")
 
 # %% [markdown]
 # **Check**: the twenty verdicts are those of a correct implementation, the ones with a moving average repeating the ten without; the
@@ -696,7 +715,7 @@ for rate in (DIRAC_RATE, DIRAC_RATE / 2):
 
 
 # %%
-DIRAC_DRAWN = settings.choose(smoke=60, quick=2501, full=2501)  # points of a path that are drawn, every other step
+DIRAC_DRAWN = 2501  # points of a path that are drawn, every other step
 
 
 def draw_dirac_path(game: DiracGame, index: int, record) -> plt.Figure:
@@ -945,30 +964,25 @@ def start_small(module: nn.Module) -> None:
         module.iterate(15)
 
 
-def build_pair(width: int, spectral: bool, seed: int, device: torch.device) -> tuple[Generator, Critic]:
-    """Generator and critic, initialised from a seed by :func:`start_small`, channels last, on the device."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        pair = Generator(width).apply(start_small), Critic(width, spectral).apply(start_small)
-    return tuple(module.to(device, memory_format=torch.channels_last) for module in pair)
+def build_pair(width: int, spectral: bool, seed: int) -> tuple[Generator, Critic]:
+    """Generator and critic on the device in use, started from a seed by :func:`start_small`."""
+    def build() -> nn.ModuleList:
+        return nn.ModuleList([Generator(width), Critic(width, spectral)]).apply(start_small)
+
+    return tuple(seeded(build, seed))
 
 
-def precision_of(device: torch.device) -> str:
-    """bfloat16 where it pays; older cards stay with float32, because float16 would need a scaled loss for each player."""
-    return "bfloat16" if settings.half_precision(device) == "bfloat16" else "float32"
-
-
-def build_update(generator: Generator, critic: Critic, objective: Objective, *, critic_steps: int, alpha: float,
-                 learning_rates: tuple[float, float], betas: tuple[float, float], weight_decay: float,
-                 captured: bool = False) -> AlternatingUpdate:
+def build_update(generator: Generator, critic: Critic, objective: Objective, *, critic_steps: int,
+                 alpha: float, learning_rates: tuple[float, float], betas: tuple[float, float],
+                 weight_decay: float, precision: str = "float32") -> AlternatingUpdate:
     """The update of part A with the sheet's optimisers: Adam for both, weight decay for the critic."""
-    device = next(generator.parameters()).device
-    shared = {"betas": tuple(betas), "fused": True, "capturable": device.type == "cuda"}
-    return AlternatingUpdate(
-        generator, critic, torch.optim.Adam(generator.parameters(), lr=learning_rates[0], **shared),
-        torch.optim.Adam(critic.parameters(), lr=learning_rates[1], weight_decay=weight_decay, **shared),
-        objective, latent_size=100, critic_steps=critic_steps, alpha=alpha,
-        precision=precision_of(device), captured=captured)
+    on_cuda = next(generator.parameters()).device.type == "cuda"
+    shared = {"betas": tuple(betas), "fused": True, "capturable": on_cuda}
+    adams = [torch.optim.Adam(network.parameters(), lr=rate, weight_decay=decay, **shared)
+             for network, rate, decay in zip((generator, critic), learning_rates, (0.0, weight_decay),
+                                             strict=True)]
+    return AlternatingUpdate(Player(generator, adams[0], precision), Player(critic, adams[1], precision),
+                             objective, latent_size=100, critic_steps=critic_steps, alpha=alpha)
 
 
 # %% [markdown]
@@ -976,7 +990,7 @@ def build_update(generator: Generator, critic: Critic, objective: Objective, *, 
 # on the other images; after enough power iterations the singular value is that of a full decomposition.
 
 # %%
-pair = build_pair(128, False, 0, torch.device("cpu"))
+pair = build_pair(128, False, 0)
 with torch.random.fork_rng(devices=[]), torch.no_grad():
     torch.manual_seed(0)
     before_tanh = [network.layers(torch.randn(64, 100, 1, 1)) for network in (pair[0], Generator())]
@@ -988,7 +1002,7 @@ images = pair[0](torch.randn(4, 100, generator=torch.Generator().manual_seed(0))
 assert images.shape == (4, 3, 32, 32) and images.abs().max() <= 1
 error = (pair[1](images)[:1] - pair[1](images[:1])).abs().max().item()
 assert error < 1e-5
-layer = build_pair(4, True, 0, torch.device("cpu"))[1].double().layers[0]
+layer = build_pair(4, True, 0)[1].cpu().double().layers[0]
 layer.iterate(200)
 difference = abs(layer.largest_singular_value().item() / torch.linalg.matrix_norm(layer.weight.flatten(1), 2).item() - 1)
 assert difference < 1e-6
@@ -1030,7 +1044,7 @@ class SmallNet(nn.Module):
         self.head = nn.Linear(128, 10)
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        features = self.body(scale_pixels(pixels))
+        features = self.body(to_signed(pixels.permute(0, 2, 3, 1)))
         return features, self.head(features)
 
 
@@ -1067,20 +1081,19 @@ def unpack_weights(weights: np.ndarray) -> SmallNet:
 
 
 def resident_pixels(images: np.ndarray, device: torch.device) -> Tensor:
-    """uint8 images (N, H, W, 3) as (N, 3, H, W) on the device; the layout in memory stays channels last."""
+    """uint8 images (N, H, W, 3) as (N, 3, H, W) on the device; in memory they stay channels last."""
     return torch.from_numpy(images).to(device).permute(0, 3, 1, 2)
 
 
-def train_smallnet(run: Run, dataset: str, limit: dict | None, epochs: int, batch_size: int, learning_rate: float) -> Outcome:
+def train_smallnet(run: Run, dataset: str, limit: dict | None, epochs: int, batch_size: int,
+                   learning_rate: float) -> Outcome:
     """Train the small classifier; its record holds the weights."""
     device, data = settings.device(), datasets.load(dataset, limit=limit)
     pixels, test_pixels = (resident_pixels(data.images[split], device) for split in ("train", "test"))
     labels = torch.from_numpy(data.labels["train"]).to(device)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(run.seed_for("initialisation"))
-        network = SmallNet().to(device, memory_format=torch.channels_last)
+    network = seeded(SmallNet, run.seed_for("initialisation"))
 
-    def loss(batch: tuple[Tensor, Tensor], noise: torch.Generator) -> Tensor:
+    def loss(batch: tuple[Tensor, Tensor], noise: torch.Generator, step: int) -> Tensor:
         _, logits = network(shifted_and_flipped(batch[0], noise))
         return F.cross_entropy(logits.float(), batch[1], label_smoothing=0.1)[None]
 
@@ -1091,11 +1104,14 @@ def train_smallnet(run: Run, dataset: str, limit: dict | None, epochs: int, batc
                             precision=settings.half_precision(device))
     history = fit(update, batches, steps=steps, **run.training())
     weights = pack_weights(network)
-    extractor = Extractor("smallnet", hashlib.sha256(weights.tobytes()).hexdigest(), unpack_weights(weights).to(device))
+    digest = hashlib.sha256(weights.tobytes()).hexdigest()
+    extractor = Extractor("smallnet", digest, unpack_weights(weights).to(device))
     _, logits = extractor(test_pixels)
     accuracy = (logits.argmax(1).numpy() == data.labels["test"]).mean()
-    return Outcome({"test_accuracy": float(accuracy)}, {"weights": weights, "loss": history.terms[::10, 0]}, data.describe(),
-                   (history.done, history.planned, "steps"), seconds=history.seconds, facts={"weights_sha256": extractor.digest})
+    return Outcome({"test_accuracy": float(accuracy)},
+                   {"weights": weights, "loss": history.terms[::10, 0]}, data.describe(),
+                   (history.done, history.planned, "steps"), seconds=history.seconds,
+                   facts={"weights_sha256": digest})
 
 
 # %%
@@ -1115,14 +1131,15 @@ class Extractor:
 
     @property
     def suffix(self) -> str:
-        """What every number made with it carries after its name: nothing only for the Inception network."""
+        """What follows the name of a number made with it: nothing only for the Inception network."""
         return "" if self.name == "inception" else f"_{self.name}"
 
     def __call__(self, pixels: Tensor, batch_size: int = 500) -> tuple[Tensor, Tensor]:
-        """Features and logits of uint8 images (N, 3, H, W), float64 on the CPU."""
-        with torch.no_grad():
+        """Features and logits of uint8 images (N, 3, H, W), computed in full float32, as float64 on
+        the CPU."""
+        with torch.no_grad(), gan.full_float32(pixels.device):
             parts = [self.network(batch) for batch in pixels.split(batch_size)]
-        return tuple(torch.cat([part[index].double().cpu() for part in parts]) for index in range(2))
+        return tuple(torch.cat([part[index].cpu().double() for part in parts]) for index in range(2))
 
     def statistics(self, pixels: Tensor) -> dict[str, np.ndarray]:
         """Mean and covariance of the features, as torch-fidelity computes them."""
@@ -1131,21 +1148,28 @@ class Extractor:
         return fid_features_to_statistics(self(pixels)[0])
 
     def scores(self, pixels: Tensor, references: dict[str, dict[str, np.ndarray]]) -> dict[str, float]:
-        """Inception Score of generated images, and their squared Fréchet distance to each reference, by torch-fidelity.
+        """Inception Score of generated images, and their squared Fréchet distance to each reference,
+        by torch-fidelity.
 
         Args:
             pixels: generated images, uint8 (N, 3, H, W).
             references: metric name -> :meth:`statistics` of real images.
         """
-        from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
+        from torch_fidelity.metric_fid import fid_features_to_statistics
         from torch_fidelity.metric_isc import isc_features_to_metric
 
         features, logits = self(pixels)
         found = {"inception_score": isc_features_to_metric(logits)["inception_score_mean"]}
         statistics = fid_features_to_statistics(features)
-        for name, reference in references.items():
-            found[name] = fid_statistics_to_metric(statistics, reference, False)["frechet_inception_distance"]
+        found |= {name: squared_distance(statistics, there) for name, there in references.items()}
         return {f"{name}{self.suffix}": value for name, value in found.items()}
+
+
+def squared_distance(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> float:
+    """Squared Fréchet distance of two :meth:`Extractor.statistics`, by torch-fidelity."""
+    from torch_fidelity.metric_fid import fid_statistics_to_metric
+
+    return fid_statistics_to_metric(one, other, False)["frechet_inception_distance"]
 
 
 def register(extractor: Extractor) -> str:
@@ -1187,8 +1211,8 @@ def inception_weights() -> Path | None:
     return path if path.is_file() and settings.profile() == "full" else None  # the small profiles are to be quick
 
 
-def load_extractor(device: torch.device) -> Extractor:
-    """The Inception network if its weights are at hand, else the small classifier of this suite.
+def load_extractor(run: Run, device: torch.device) -> Extractor:
+    """The Inception network if its weights are at hand, else the small classifier that a run needs.
 
     Raises:
         ImportError: torch-fidelity is missing, which would show only after hours of training otherwise.
@@ -1197,28 +1221,62 @@ def load_extractor(device: torch.device) -> Extractor:
     try:
         from torch_fidelity.utils import create_feature_extractor
     except ImportError as error:
-        raise ImportError("IS and FID need torch-fidelity: pip install torch-fidelity (it is pure Python)") from error
+        raise ImportError("IS and FID need torch-fidelity: pip install torch-fidelity") from error
     path = inception_weights()
     if path is None:
-        record = records.load("cifar10_smallnet")
-        if record is None:
-            raise records.RecordError("without the Inception weights the small classifier is needed: run cifar10_smallnet first")
-        return Extractor("smallnet", record["facts"]["weights_sha256"], unpack_weights(record.arrays["weights"]).to(device))
-    network = create_feature_extractor("inception-v3-compat", ["2048", "logits_unbiased"], cuda=False, verbose=False,
-                                       feature_extractor_weights_path=str(path))
+        record = run.needed("cifar10_smallnet")
+        network = unpack_weights(record.arrays["weights"]).to(device)
+        return Extractor("smallnet", record["facts"]["weights_sha256"], network)
+    network = create_feature_extractor("inception-v3-compat", ["2048", "logits_unbiased"], cuda=False,
+                                       verbose=False, feature_extractor_weights_path=str(path))
     return Extractor("inception", file_digest(path), network.to(device))
 
 
 # %%
-CIFAR_RUNS = {
-    "cifar10_jsd_1": ("jsd", "none", 0.0), "cifar10_jsd_2": ("jsd", "sn", 0.0), "cifar10_jsd_3": ("jsd", "r1", 1.0),
-    "cifar10_w1_2": ("w1", "sn", 0.0), "cifar10_w1_3": ("w1", "r1", 1.0),
+def measure_noise(run: Run, dataset: str, limit: dict | None, sizes: list[int], splits: int) -> Outcome:
+    """What the distance is between real images: its own noise, below which no GAN can be told apart.
+
+    Args:
+        dataset, limit: see :func:`helpers.data.datasets.load`.
+        sizes: M, the images that stand in for generated ones; each M against all training images.
+        splits: into two random halves, and so many random choices of M images for each size.
+
+    Returns:
+        Distances of two halves, of M training images to all of them, and of the test split to the
+        training split, which are different images.
+    """
+    started, device, data = time.perf_counter(), settings.device(), datasets.load(dataset, limit=limit)
+    extractor, seeds = load_extractor(run, device), run.seeds(splits)
+    train, test = (extractor(resident_pixels(data.images[split], device))[0] for split in ("train", "test"))
+    from torch_fidelity.metric_fid import fid_features_to_statistics as statistics_of
+
+    everything, values = statistics_of(train), {}
+    orders = [np.random.default_rng(seed).permutation(len(train)) for seed in seeds]
+    halves = [np.array_split(order, 2) for order in orders]
+    values["fid_halves"] = [squared_distance(*(statistics_of(train[half]) for half in pair)) for pair in halves]
+    for size in sizes:
+        parts = [statistics_of(train[order[:size]]) for order in orders]
+        values[f"fid_{size}"] = [squared_distance(part, everything) for part in parts]
+    values["fid_test"] = squared_distance(statistics_of(test), everything)
+    return Outcome({f"{name}{extractor.suffix}": value for name, value in values.items()},
+                   dataset=data.describe(), budget=(splits, splits, "splits"), seeds=seeds,
+                   seconds=time.perf_counter() - started,
+                   facts={"extractor": extractor.name, "extractor_sha256": extractor.digest,
+                          "reference": len(train), "sizes": sizes, "test": len(test)})
+
+
+CIFAR_DATA = {"dataset": "cifar10", "limit": None}
+QUICK_DATA = {"dataset": "photo_patches", "limit": {"train": 2000, "test": 500}}
+SMOKE_DATA = {"dataset": "photo_patches", "limit": {"train": 256, "test": 128}}
+RUNS |= {
+    "cifar10_smallnet": run(
+        train_smallnet, long=True, full={**CIFAR_DATA, "epochs": 20, "batch_size": 250, "learning_rate": 4e-3},
+        quick={**QUICK_DATA, "epochs": 2}, smoke={**SMOKE_DATA, "epochs": 1, "batch_size": 64}),
+    "cifar10_fid_noise": run(
+        measure_noise, needs=("cifar10_smallnet",), full={**CIFAR_DATA, "sizes": [10_000], "splits": 10},
+        quick={**QUICK_DATA, "sizes": [300], "splits": 3}, smoke={**SMOKE_DATA, "sizes": [64]}),
 }
-DATASET = settings.choose(smoke="photo_patches", quick="photo_patches", full="cifar10")
-LIMIT = settings.choose(smoke={"train": 256, "test": 128}, quick={"train": 2000, "test": 500}, full=None)
-smallnet = suite.attempt("cifar10_smallnet", train_smallnet, {
-    "dataset": DATASET, "limit": LIMIT, "epochs": settings.choose(smoke=1, quick=2, full=20),
-    "batch_size": settings.choose(smoke=64, quick=250, full=250), "learning_rate": 4e-3}, serves=CIFAR_RUNS)
+smallnet = suite.run("cifar10_smallnet")
 if smallnet is not None:
     print(f"test accuracy {smallnet.metrics['test_accuracy']:.4f}{' (' + smallnet.remark + ')' if smallnet.remark else ''}, "
           f"weights {smallnet['facts']['weights_sha256'][:12]}")
@@ -1269,8 +1327,9 @@ def check_extractor(extractor: Extractor, pixels: Tensor) -> None:
 
 
 if smallnet is not None:
-    some = datasets.load(DATASET, limit={"train": settings.choose(smoke=80, quick=200, full=1000), "test": 1}).images["train"]
-    check_extractor(Extractor("smallnet", smallnet["facts"]["weights_sha256"], unpack_weights(smallnet.arrays["weights"])),
+    some = datasets.load(smallnet["config"]["dataset"], limit={"train": 200, "test": 1}).images["train"]
+    network = unpack_weights(smallnet.arrays["weights"])
+    check_extractor(Extractor("smallnet", smallnet["facts"]["weights_sha256"], network),
                     resident_pixels(some, torch.device("cpu")))
 
 # %% [markdown]
@@ -1287,7 +1346,8 @@ if smallnet is not None:
 
 # %%
 def with_fresh_statistics(generator: nn.Module, *, batches: int, batch_size: int, seed: int) -> nn.Module:
-    """A copy of a generator, in evaluation mode, whose batch-norm statistics are averages over fresh batches of latents."""
+    """A copy of a generator, in evaluation mode, whose batch-norm statistics are averages over fresh
+    batches of latents."""
     renewed = copy.deepcopy(generator).train()
     for module in renewed.modules():
         if isinstance(module, nn.BatchNorm2d):
@@ -1305,22 +1365,87 @@ def draw_latents(generator: nn.Module, number: int, seed: int) -> Tensor:
     return torch.randn(number, 100, generator=torch.Generator(device).manual_seed(seed), device=device)
 
 
+def to_pixels(images: Tensor) -> Tensor:
+    """Images in [-1, 1] as bytes of the same shape, on their device; waits for it."""
+    low, high = images.min().item(), images.max().item()
+    if not (low >= -1 and high <= 1):
+        raise ValueError(f"images must lie in [-1, 1]; these reach from {low} to {high}")
+    return ((images + 1) * 127.5).round_().to(torch.uint8)
+
+
 def generate(generator: nn.Module, number: int, seed: int, batch_size: int = 500) -> Tensor:
     """uint8 images (number, 3, 32, 32) of a generator in evaluation mode."""
     with torch.no_grad():
-        return torch.cat([to_pixels(generator(latents)) for latents in draw_latents(generator, number, seed).split(batch_size)])
+        parts = draw_latents(generator, number, seed).split(batch_size)
+        return torch.cat([to_pixels(generator(latents)) for latents in parts])
 
 
 def critic_scores(critic: nn.Module, pixels: Tensor, batch_size: int = 500) -> Tensor:
     """Scores (N,) of uint8 images (N, 3, H, W)."""
     with torch.no_grad():
-        return torch.cat([critic(scale_pixels(batch)) for batch in pixels.split(batch_size)])
+        parts = pixels.permute(0, 2, 3, 1).split(batch_size)
+        return torch.cat([critic(to_signed(batch)) for batch in parts])
 
 
-def train_gan(run: Run, *, metric: str, regulariser: str, coefficient: float, dataset: str, limit: dict | None, width: int,
-              updates: int, evaluate_every: int, batch_size: int, critic_steps: int, alpha: float,
-              learning_rates: list[float], betas: list[float], weight_decay: float, statistics_batches: int,
-              curve_samples: int, final_samples: int) -> Outcome:
+# %%
+class Judge:
+    """Looks at a GAN: at its averaged generator and its critic, with the same latents every time.
+
+    Args:
+        run: whose seeds the latents have.
+        update: the GAN.
+        extractor: makes Inception Score and Fréchet distances.
+        references: name -> real images uint8 (N, 3, H, W); the critic is measured on the last of them.
+        batch_size: of the batches that the batch-norm statistics are estimated on.
+
+    Attributes:
+        names: of the numbers of a :meth:`look`.
+    """
+
+    def __init__(self, run: Run, update: AlternatingUpdate, extractor: Extractor,
+                 references: dict[str, Tensor], batch_size: int) -> None:
+        self.run, self.update, self.extractor, self.batch_size = run, update, extractor, batch_size
+        self.references, self.held_out = references, list(references.values())[-1]
+        self.statistics = {name: extractor.statistics(pixels) for name, pixels in references.items()}
+        seen = [f"{name}{extractor.suffix}" for name in ("inception_score", *references)]
+        self.names = [f"{update.objective.metric}_test", "score_test", "score_fake", *seen]
+
+    def ready(self, batches: int) -> nn.Module:
+        """The averaged generator with batch-norm statistics from so many fresh batches."""
+        return with_fresh_statistics(self.update.average.module, batches=batches,
+                                     batch_size=self.batch_size, seed=self.run.seed_for("statistics"))
+
+    def look(self, batches: int, samples: int) -> list[float]:
+        """The numbers along the way: networks in the precision that they are trained in."""
+        with self.update.half():
+            return self.numbers(self.ready(batches), samples)
+
+    def numbers(self, generator: nn.Module, samples: int) -> list[float]:
+        """Metric and mean scores on held-out images and on fakes, then what the extractor says."""
+        critic = self.update.critic.network.eval()  # no power iteration while looking
+        fakes = generate(generator, samples, self.run.seed_for("samples"))
+        scores = critic_scores(critic, self.held_out), critic_scores(critic, fakes)
+        critic.train()
+        with torch.autocast(fakes.device.type, enabled=False):
+            found = self.extractor.scores(fakes, self.statistics)
+        held_out = METRICS[self.update.objective.metric](*scores)
+        return [held_out.item(), *(part.mean().item() for part in scores), *found.values()]
+
+    def facts(self) -> dict:
+        """What a record says of its numbers."""
+        networks = self.update.generator.network, self.update.critic.network
+        counts = [sum(weights.numel() for weights in network.parameters()) for network in networks]
+        return {"extractor": self.extractor.name, "extractor_sha256": self.extractor.digest,
+                "generator": "averaged generator, batch-norm statistics estimated anew",
+                "reference": {name: len(pixels) for name, pixels in self.references.items()},
+                "evaluated": self.names, "parameters": counts}
+
+
+# %%
+def train_gan(run: Run, *, metric: str, regulariser: str, coefficient: float, dataset: str,
+              limit: dict | None, width: int, updates: int, evaluations: int, batch_size: int,
+              critic_steps: int, statistics_batches: int, curve_samples: int, final_samples: int,
+              **optimisation) -> Outcome:
     """Question 2.7: one GAN, evaluated along the way and at the end.
 
     Args:
@@ -1328,91 +1453,82 @@ def train_gan(run: Run, *, metric: str, regulariser: str, coefficient: float, da
         dataset, limit: see :func:`helpers.data.datasets.load`.
         width: of both networks, see :class:`Generator`.
         updates: of the generator.
-        evaluate_every: updates between two evaluations on a GPU; a CPU, which comes less far, looks four times as often.
-        batch_size, critic_steps, alpha, learning_rates, betas, weight_decay: see :func:`build_update`.
-        statistics_batches: for the batch-norm statistics of the averaged generator; on a CPU a tenth of them along the way.
+        evaluations: evenly over the updates that are asked for, beside the one at the start.
+        batch_size, critic_steps: of the critic, before each step of the generator.
+        statistics_batches: for the averaged generator's batch-norm statistics; a tenth along the way.
         curve_samples, final_samples: generated images an evaluation, and at the end.
+        optimisation: alpha, learning_rates, betas, weight_decay, see :func:`build_update`.
     """
-    objective = Objective(metric, regulariser, coefficient)
     device, data = settings.device(), datasets.load(dataset, limit=limit)
-    extractor = load_extractor(device)
+    gan.let_cudnn_choose(device)
+    extractor, precision = load_extractor(run, device), settings.half_precision(device)
     train, test = (resident_pixels(data.images[split], device) for split in ("train", "test"))
-    generator, critic = build_pair(width, regulariser == "sn", run.seed_for("initialisation"), device)
-    update = build_update(generator, critic, objective, critic_steps=critic_steps, alpha=alpha, learning_rates=learning_rates,
-                          betas=betas, weight_decay=weight_decay, captured=device.type == "cuda")
-    references = {"fid": extractor.statistics(train), "fid_against_test": extractor.statistics(test)}
+    pair = build_pair(width, regulariser == "sn", run.seed_for("initialisation"))
+    plain = build_update(*pair, Objective(metric, regulariser, coefficient), precision=precision,
+                         critic_steps=critic_steps, **optimisation)
+    update = gan.CapturedUpdate(plain)
+    judge = Judge(run, plain, extractor, {"fid": train, "fid_against_test": test}, batch_size)
+    look = partial(judge.look, max(1, statistics_batches // 10), curve_samples)
+    batches = Batches(train.permute(0, 2, 3, 1), critic_steps * batch_size, seed=run.seed_for("order"),
+                      drop_last=True)
+    # Evaluations by another extractor are other numbers: a checkpoint is resumed only with its own.
+    stage = run.checkpoint(f"gan-{extractor.name}-{extractor.digest[:8]}")
+    training = run.training() | {"checkpoint": stage}
+    asked = min(updates, training["stop_after"] or updates)
+    history = fit(update, batches, steps=updates, evaluate=look,
+                  evaluate_every=max(1, asked // evaluations), **training)
+    looks, looked_at = history.evaluations, history.evaluation_steps
+    if looked_at[-1] < history.done:  # stopped between two evaluations
+        looks, looked_at = np.concatenate([looks, [look()]]), np.append(looked_at, history.done)
+    with gan.full_float32(device):
+        final = judge.ready(statistics_batches)
+        values = dict(zip(judge.names, judge.numbers(final, final_samples), strict=True))
+        samples = generate(final, 100, run.seed_for("shown")).permute(0, 2, 3, 1).cpu().numpy()
+    terms, every = thinned(history.terms)
+    arrays = {"samples": samples, "terms": terms, "terms_every": np.array(every),
+              "evaluations": looks, "evaluation_steps": looked_at}
+    facts = judge.facts() | {
+        "generated": final_samples, "generated_for_curves": curve_samples, "precision": precision,
+        "penalties": gan.float32_convolutions(device), "cuda_graph": update.captured}
+    budget = (history.done, history.planned, "generator updates")
+    return Outcome(values, arrays, data.describe(), budget, [run.seed], seconds=history.seconds,
+                   facts=facts, weights={"generator": final, "critic": pair[1]})
 
-    def evaluate(renewed: nn.Module, samples: int, half: Callable = nullcontext) -> list[float]:
-        """Metric, mean scores on the test split and on fakes, then what the extractor says (in float32 always)."""
-        critic.eval()  # no power iteration while looking
-        with half():
-            fakes = generate(renewed, samples, run.seed_for("samples"))
-            real_scores, fake_scores = critic_scores(critic, test), critic_scores(critic, fakes)
-        critic.train()
-        held_out = METRICS[metric](real_scores, fake_scores).item()
-        return [held_out, real_scores.mean().item(), fake_scores.mean().item(), *extractor.scores(fakes, references).values()]
 
-    def ready(number: int) -> nn.Module:
-        return with_fresh_statistics(update.average.module, batches=number, batch_size=batch_size, seed=run.seed_for("statistics"))
-
-    # Evaluations by another extractor are other numbers: a checkpoint is only resumed by the one that wrote it.
-    training = run.training() | {"checkpoint": run.checkpoint(f"gan-{extractor.name}-{extractor.digest[:8]}")}
-    batches = Batches(train, critic_steps * batch_size, seed=run.seed_for("order"), drop_last=True)
-    along_the_way, every = statistics_batches, evaluate_every
-    if device.type == "cpu":
-        along_the_way, every = max(1, statistics_batches // 10), max(1, evaluate_every // 4)
-
-    def look() -> list[float]:
-        with update.half():
-            renewed = ready(along_the_way)
-        return evaluate(renewed, curve_samples, update.half)
-
-    history = fit(update, batches, steps=updates, evaluate=look, evaluate_every=every, **training)
-    final = ready(statistics_batches)
-    names = [f"{metric}_test", "score_test", "score_fake"]
-    names += [f"{name}{extractor.suffix}" for name in ("inception_score", *references)]
-    values = dict(zip(names, evaluate(final, final_samples), strict=True))
-    evaluations, evaluation_steps = history.evaluations, history.evaluation_steps
-    if evaluation_steps[-1] < history.done:  # stopped by a time budget, between two evaluations
-        evaluations = np.concatenate([evaluations, [look()]])
-        evaluation_steps = np.append(evaluation_steps, history.done)
-    thinned = max(1, history.done // 500)
-    usable = len(history.terms) // thinned * thinned
-    arrays = {
-        "samples": generate(final, 100, run.seed_for("shown")).permute(0, 2, 3, 1).cpu().numpy(),
-        "terms": history.terms[:usable].reshape(-1, thinned, history.terms.shape[1]).mean(1).astype(np.float32),
-        "terms_every": np.array(thinned), "evaluations": evaluations, "evaluation_steps": evaluation_steps,
-    }
-    facts = {
-        "extractor": extractor.name, "extractor_sha256": extractor.digest,
-        "generator": "averaged generator, batch-norm statistics estimated anew",
-        "reference": {"fid": len(train), "fid_against_test": len(test)},
-        "generated": final_samples, "generated_for_curves": curve_samples, "evaluated": names,
-        "precision": precision_of(device), "parameters": [
-            sum(parameter.numel() for parameter in module.parameters()) for module in (generator, critic)],
-    }
-    return Outcome(values, arrays, data.describe(), (history.done, history.planned, "generator updates"), [run.seed],
-                   seconds=history.seconds, facts=facts)
+def thinned(terms: np.ndarray, rows: int = 500) -> tuple[np.ndarray, int]:
+    """Means of consecutive rows of (steps, T) terms, about so many, and how many steps each averages."""
+    every = max(1, len(terms) // rows)
+    whole = terms[: len(terms) // every * every]
+    return whole.reshape(-1, every, terms.shape[1]).mean(1).astype(np.float32), every
 
 
 # %%
-PLAN = {
-    "dataset": DATASET, "limit": LIMIT, "width": settings.choose(smoke=4, quick=12, full=128),
-    "updates": settings.choose(smoke=4, quick=60, full=100_000), "evaluate_every": settings.choose(smoke=2, quick=15, full=2000),
-    "batch_size": 64, "critic_steps": 2, "alpha": settings.choose(smoke=0.5, quick=0.9, full=0.998),
-    "learning_rates": [2e-4, 4e-4], "betas": [0.0, 0.99], "weight_decay": 1e-6,
-    "statistics_batches": settings.choose(smoke=2, quick=5, full=1000),
-    "curve_samples": settings.choose(smoke=64, quick=300, full=10_000),
-    "final_samples": settings.choose(smoke=128, quick=500, full=50_000),
+CIFAR_GANS = {
+    "cifar10_jsd_1": ("jsd", "none", 0.0), "cifar10_jsd_2": ("jsd", "sn", 0.0),
+    "cifar10_jsd_3": ("jsd", "r1", 1.0), "cifar10_w1_2": ("w1", "sn", 0.0),
+    "cifar10_w1_3": ("w1", "r1", 1.0),
 }
-gans = {}
-for run_id, (metric, regulariser, coefficient) in CIFAR_RUNS.items():
-    record = suite.attempt(run_id, train_gan, {"metric": metric, "regulariser": regulariser, "coefficient": coefficient, **PLAN})
-    if record is not None:
-        gans[run_id] = record
-if len(gans) < len(CIFAR_RUNS):
-    print(f"on a GPU, SUITE_PROFILE=full python notebooks/{suite.notebook}.py makes what is missing; with SUITE_MINUTES=60 beside "
-          "it each run gets an hour of this CPU, and its record says how far it came")
+PLAN = {
+    **CIFAR_DATA, "width": 128, "updates": 100_000, "evaluations": 10, "batch_size": 64,
+    "critic_steps": 2, "alpha": 0.998, "learning_rates": [2e-4, 4e-4], "betas": [0.0, 0.99],
+    "weight_decay": 1e-6, "statistics_batches": 1000, "curve_samples": 10_000, "final_samples": 50_000,
+}
+QUICK_PLAN = {
+    **QUICK_DATA, "width": 12, "updates": 60, "evaluations": 4, "alpha": 0.9,
+    "statistics_batches": 50, "curve_samples": 300, "final_samples": 500,
+}
+SMOKE_PLAN = {
+    **SMOKE_DATA, "width": 4, "updates": 4, "evaluations": 2, "alpha": 0.5,
+    "statistics_batches": 2, "curve_samples": 64, "final_samples": 128,
+}
+RUNS |= {
+    run_id: run(train_gan, long=True, needs=("cifar10_smallnet",), gpu=0.2, memory_gb=6.0,
+                full={"metric": metric, "regulariser": regulariser, "coefficient": coefficient, **PLAN},
+                quick=QUICK_PLAN, smoke=SMOKE_PLAN)
+    for run_id, (metric, regulariser, coefficient) in CIFAR_GANS.items()
+}
+recorded = {run_id: suite.run(run_id) for run_id in CIFAR_GANS} if smallnet is not None else {}
+gans = {run_id: record for run_id, record in recorded.items() if record is not None}
 
 # %% [markdown]
 # ### Samples, curves, comparison
@@ -1512,7 +1628,7 @@ if gans:
         axis.locator_params(axis="x", nbins=4)
         axis.tick_params(labelsize=7)
     panels["inception_score"].legend(fontsize=7)
-    number = "The five configurations" if len(shown) == len(CIFAR_RUNS) else f"{len(shown)} of the five configurations"
+    number = "The five configurations" if len(shown) == len(CIFAR_GANS) else f"{len(shown)} of the five configurations"
     plotting.title(figure, f"{number}, same latents")
     suite.figure(figure, "cifar10_comparison.png", *shown)
 
