@@ -71,7 +71,7 @@ from helpers import plotting, settings
 from helpers.data import datasets
 from helpers.fast import gan
 from helpers.files import file_digest
-from helpers.results import tables
+from helpers.results import deliverables, tables
 from helpers.suite import Outcome, Run, Suite, run
 from helpers.train import schedules
 from helpers.train.images import autocast, seeded, to_signed
@@ -687,7 +687,7 @@ dirac = suite.run("dirac")
 # radii and rates are those of the theory.
 
 # %%
-expected = tables.deliverables()["dirac"]["verdicts"]
+expected = deliverables.entry("dirac")["verdicts"]
 verdicts = dirac["facts"]["verdicts"]
 for index, game in enumerate(DIRAC_GAMES):
     family, number = game.name.split("_")
@@ -1484,8 +1484,9 @@ def train_gan(run: Run, *, metric: str, regulariser: str, coefficient: float, da
         final = judge.ready(statistics_batches)
         values = dict(zip(judge.names, judge.numbers(final, final_samples), strict=True))
         samples = generate(final, 100, run.seed_for("shown")).permute(0, 2, 3, 1).cpu().numpy()
-    terms, every = thinned(history.terms)
-    arrays = {"samples": samples, "terms": terms, "terms_every": np.array(every),
+    middles, terms = plotting.smoothed(history.terms, points=500)
+    arrays = {"samples": samples, "terms": terms.astype(np.float32),
+              "terms_every": np.array(round(2 * middles[0])),
               "evaluations": looks, "evaluation_steps": looked_at}
     facts = judge.facts() | {
         "generated": final_samples, "generated_for_curves": curve_samples, "precision": precision,
@@ -1493,13 +1494,6 @@ def train_gan(run: Run, *, metric: str, regulariser: str, coefficient: float, da
     budget = (history.done, history.planned, "generator updates")
     return Outcome(values, arrays, data.describe(), budget, [run.seed], seconds=history.seconds,
                    facts=facts, weights={"generator": final, "critic": pair[1]})
-
-
-def thinned(terms: np.ndarray, rows: int = 500) -> tuple[np.ndarray, int]:
-    """Means of consecutive rows of (steps, T) terms, about so many, and how many steps each averages."""
-    every = max(1, len(terms) // rows)
-    whole = terms[: len(terms) // every * every]
-    return whole.reshape(-1, every, terms.shape[1]).mean(1).astype(np.float32), every
 
 
 # %%

@@ -8,17 +8,18 @@ import pytest
 import torch
 from torch import nn
 
-from helpers.publish import notebooks
+from helpers.fast.gan import CapturedUpdate, float32_convolutions, full_float32
 from helpers.train.checkpoints import Checkpoint
 from helpers.train.training import Batches, NonFiniteLoss, fit
+from helpers.work.definitions import definitions
 
-CPU = torch.device("cpu")
+GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 OPTIMISERS = {"critic_steps": 2, "alpha": 0.9, "learning_rates": (2e-4, 4e-4), "betas": (0.0, 0.99), "weight_decay": 1e-6}
 
 
 @pytest.fixture(scope="module")
 def notebook():
-    return notebooks.definitions("6_gan_critics")
+    return definitions("6_gan_critics")
 
 
 def doubles(*shape, seed=0):
@@ -144,10 +145,11 @@ def test_spectral_vectors_move_only_in_training_and_stay_the_same_tensors(notebo
 # ---------------------------------------------------------------- the alternating update
 
 
-def dirac_update(notebook, objective, alpha=0.5):
+def dirac_update(notebook, objective, alpha=0.5, precision="float32"):
     generator, critic = notebook.DiracGenerator(0.8), notebook.DiracCritic(-0.4, 0.3)
-    optimizers = [torch.optim.SGD(module.parameters(), lr=0.1) for module in (generator, critic)]
-    return notebook.AlternatingUpdate(generator, critic, *optimizers, objective, latent_size=1, critic_steps=1, alpha=alpha)
+    players = [notebook.Player(network, torch.optim.SGD(network.parameters(), lr=0.1), precision)
+               for network in (generator, critic)]
+    return notebook.AlternatingUpdate(*players, objective, latent_size=1, critic_steps=1, alpha=alpha)
 
 
 def test_the_generator_sees_the_updated_critic_and_the_average_the_updated_generator(notebook):
@@ -155,8 +157,8 @@ def test_the_generator_sees_the_updated_critic_and_the_average_the_updated_gener
     terms = update(torch.zeros(3, dtype=torch.float64), 0, torch.Generator().manual_seed(0))
     psi0 = -0.4 - 0.1 * 0.8
     theta = 0.8 + 0.1 * psi0
-    assert update.critic.psi0.item() == pytest.approx(psi0, abs=1e-15)
-    assert update.generator.theta.item() == pytest.approx(theta, abs=1e-15)
+    assert update.critic.network.psi0.item() == pytest.approx(psi0, abs=1e-15)
+    assert update.generator.network.theta.item() == pytest.approx(theta, abs=1e-15)
     assert update.average.module.theta.item() == pytest.approx(0.5 * 0.8 + 0.5 * theta, abs=1e-15)
     expected = [0.4 * 0.8, 0.0, 0.3, -0.4 * 0.8 + 0.3, psi0 * 0.8 + 0.3]
     assert terms.tolist() == pytest.approx(expected, abs=1e-15)
@@ -167,14 +169,20 @@ def test_the_generators_step_leaves_the_critic_alone(notebook):
     after_critic = copy.deepcopy(update)
     after_critic.critic_step(torch.zeros(3, dtype=torch.float64), torch.zeros(3, 1, dtype=torch.float64), None)
     update(torch.zeros(3, dtype=torch.float64), 0, torch.Generator().manual_seed(0))
-    assert torch.equal(update.critic.psi0, after_critic.critic.psi0)
+    assert torch.equal(update.critic.network.psi0, after_critic.critic.network.psi0)
+
+
+def weights_of(update):
+    """Every weight, average and buffer of an update."""
+    networks = (update.generator.network, update.critic.network, update.average.module)
+    return [value for network in networks for value in network.state_dict().values()]
 
 
 def gan(notebook, metric="jsd", regulariser="none", coefficient=0.0, seed=0):
     """A small GAN on random pixels: update and batches."""
-    pair = notebook.build_pair(4, regulariser == "sn", seed, CPU)
+    pair = notebook.build_pair(4, regulariser == "sn", seed)
     update = notebook.build_update(*pair, notebook.Objective(metric, regulariser, coefficient), **OPTIMISERS)
-    pixels = torch.randint(0, 256, (32, 3, 32, 32), generator=torch.Generator().manual_seed(1), dtype=torch.uint8)
+    pixels = torch.randint(0, 256, (32, 32, 32, 3), generator=torch.Generator().manual_seed(1), dtype=torch.uint8)
     return update, Batches(pixels, 16, seed=0)
 
 
@@ -191,9 +199,8 @@ def test_an_interrupted_run_goes_on_to_the_same_bits(notebook, tmp_path, metric,
     fit(gan(notebook, **arguments)[0], batches, steps=4, seed=3, checkpoint=checkpoint, time_budget=1e-9)  # stops after a step
     resumed, batches = gan(notebook, **arguments, seed=9)  # another start: everything must come from the checkpoint
     assert np.array_equal(fit(resumed, batches, steps=4, seed=3, checkpoint=checkpoint).terms, history.terms)
-    for name in ("generator", "critic", "average"):
-        for mine, theirs in zip(whole.state_dict()[name].values(), resumed.state_dict()[name].values(), strict=True):
-            assert torch.equal(mine, theirs)
+    for mine, theirs in zip(weights_of(whole), weights_of(resumed), strict=True):
+        assert torch.equal(mine, theirs)
 
 
 def test_an_exploded_critic_stops_with_the_step_and_keeps_the_last_good_checkpoint(notebook, tmp_path):
@@ -205,10 +212,10 @@ def test_an_exploded_critic_stops_with_the_step_and_keeps_the_last_good_checkpoi
     step = exploding.step
 
     def poisoned(batch, latents):
-        exploding.critic.head.weight.data.fill_(float("inf"))
+        exploding.critic.network.head.weight.data.fill_(float("inf"))
         return step(batch, latents)
 
-    exploding.run_step = poisoned
+    exploding.step = poisoned
     with pytest.raises(NonFiniteLoss, match=rf"not finite at step 1: .*the last good checkpoint is {checkpoint.path}"):
         fit(exploding, batches, steps=3, seed=0, checkpoint=checkpoint)
     assert checkpoint.path.read_bytes() == good
@@ -232,28 +239,161 @@ def test_the_average_refuses_alpha_outside_its_range(notebook, alpha):
 
 
 def test_pixels_and_images_are_inverse_and_refuse_other_ranges(notebook):
-    pixels = torch.arange(256, dtype=torch.uint8).reshape(1, 1, 16, 16).expand(2, 3, 16, 16)
-    images = notebook.scale_pixels(pixels)
+    pixels = torch.arange(256, dtype=torch.uint8).reshape(1, 16, 16, 1).expand(2, 16, 16, 3)
+    images = notebook.to_signed(pixels)
     assert (images.min().item(), images.max().item()) == (-1.0, 1.0)
-    assert torch.equal(notebook.to_pixels(images), pixels)
+    assert torch.equal(notebook.to_pixels(images), pixels.permute(0, 3, 1, 2))
     with pytest.raises(ValueError, match=r"must lie in \[-1, 1\]; these reach from 0.0 to 255.0"):
         notebook.to_pixels(pixels.float())
     with pytest.raises(ValueError, match="from nan to nan"):
         notebook.to_pixels(torch.full((1, 3, 4, 4), math.nan))
-    with pytest.raises(ValueError, match=r"must be uint8, 0 to 255, not torch.float32"):
-        notebook.scale_pixels(images)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-@pytest.mark.parametrize(("metric", "regulariser", "coefficient"), [("jsd", "none", 0.0), ("w1", "sn", 0.0), ("w1", "r1", 1.0)])
-def test_a_captured_update_is_the_eager_one(notebook, metric, regulariser, coefficient):
-    device = torch.device("cuda")
-    terms = {}
-    for captured in (False, True):
-        pair = notebook.build_pair(16, regulariser == "sn", 0, device)
-        objective = notebook.Objective(metric, regulariser, coefficient)
-        update = notebook.build_update(*pair, objective, **OPTIMISERS, captured=captured)
+# ---------------------------------------------------------------- float16: a scale for each player
+
+
+@pytest.mark.parametrize(("metric", "regulariser", "coefficient"), [("jsd", "none", 0.0), ("w1", "r1", 0.1), ("w1", "gp", 0.1)])
+def test_scaled_losses_make_the_steps_of_unscaled_ones(notebook, metric, regulariser, coefficient):
+    objective, updates = notebook.Objective(metric, regulariser, coefficient), []
+    for precision in ("float32", "float16"):  # a scale is a power of two, and these games have nothing that autocast changes
+        update, noise = dirac_update(notebook, objective, precision=precision), torch.Generator().manual_seed(0)
+        terms = [update(torch.zeros(3, dtype=torch.float64), step, noise) for step in range(20)]
+        updates.append((torch.stack(terms), torch.stack(weights_of(update))))
+    assert update.critic.scaler.is_enabled()
+    assert torch.equal(updates[0][0], updates[1][0])
+    assert torch.equal(updates[0][1], updates[1][1])
+
+
+def test_a_player_whose_gradients_overflow_stands_still_and_halves_its_own_scale(notebook):
+    update = dirac_update(notebook, notebook.Objective("w1"), precision="float16")
+    update.critic.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**60)
+    update.critic.network.psi0.data.fill_(-1e299)
+    update.generator.network.theta.data.fill_(1e300)  # the critic's gradient, times its scale, is beyond float64
+    update(torch.zeros(3, dtype=torch.float64), 0, torch.Generator().manual_seed(0))
+    assert update.critic.network.psi0.item() == -1e299
+    assert update.generator.network.theta.item() == pytest.approx(0.99e300, rel=1e-12)
+    assert update.critic.scaler.get_scale() == 2.0**59
+    assert update.generator.scaler.get_scale() == 2.0**16
+
+
+def test_scales_are_saved_and_resumed(notebook):
+    update = dirac_update(notebook, notebook.Objective("w1"), precision="float16")
+    update.critic.scaler = torch.amp.GradScaler("cpu", init_scale=8.0)
+    update(torch.zeros(3, dtype=torch.float64), 0, torch.Generator().manual_seed(0))
+    again = dirac_update(notebook, notebook.Objective("w1"), precision="float16")
+    again.load_state_dict(update.state_dict())
+    assert again.critic.scaler.get_scale() == 8.0
+    assert again.generator.scaler.get_scale() == 2.0**16
+    assert all(torch.equal(*pair) for pair in zip(weights_of(update), weights_of(again), strict=True))
+
+
+# ---------------------------------------------------------------- the quick twin
+
+
+class Recorded:
+    """Stands for a CUDA graph on a machine without one: counts, and may fail while recording."""
+
+    def __init__(self, function, fails=False):
+        self.function, self.fails, self.calls, self.graph, self.recorded = function, fails, 0, None, False
+
+    def __call__(self, *inputs):
+        self.calls += 1
+        if self.calls > 1:
+            self.graph = "begun"
+            if self.fails:
+                raise RuntimeError("operation not permitted when stream is capturing\nmore")
+            self.recorded = True
+        return self.function(*inputs)
+
+
+def captured(update, **options):
+    """A quick twin that believes to be on a GPU."""
+    quick = CapturedUpdate(update, lambda function: Recorded(function, **options))
+    quick.captured = True
+    return quick
+
+
+@pytest.mark.parametrize("fails", [False, True])
+@pytest.mark.parametrize(("metric", "regulariser", "coefficient"), [("jsd", "none", 0.0), ("w1", "r1", 0.1), ("jsd", "gp", 0.1)])
+def test_the_quick_twin_is_the_plain_update_in_float64(notebook, capsys, metric, regulariser, coefficient, fails):
+    objective = notebook.Objective(metric, regulariser, coefficient)
+    plain, twin = (dirac_update(notebook, objective) for _ in range(2))
+    quick, real = captured(twin, fails=fails), torch.zeros(3, dtype=torch.float64)
+    noises = [torch.Generator().manual_seed(4) for _ in range(2)]
+    for step in range(10):
+        assert torch.equal(plain(real, step, noises[0]), quick(real, step, noises[1]))
+    assert torch.equal(torch.stack(weights_of(plain)), torch.stack(weights_of(twin)))
+    assert quick.captured is not fails
+    assert ("run one by one: operation not permitted when stream is capturing\n" in capsys.readouterr().out) is fails
+
+
+def test_the_quick_twin_records_anew_after_loading_and_lets_other_errors_pass(notebook):
+    quick = captured(dirac_update(notebook, notebook.Objective("w1")))
+    real, noise = torch.zeros(3, dtype=torch.float64), torch.Generator().manual_seed(0)
+    quick(real, 0, noise)
+    first = quick.replay
+    quick.load_state_dict(quick.state_dict())
+    quick(real, 1, noise)
+    assert quick.replay is not first
+    quick(real, 2, noise)
+    quick.plain.step = quick.replay.function = lambda *inputs: torch.zeros(2) + torch.zeros(3)
+    with pytest.raises(RuntimeError, match="size of tensor"):
+        quick(real, 3, noise)
+
+
+def test_float32_is_full_on_a_cpu():
+    with full_float32(torch.device("cpu")):
+        assert float32_convolutions(torch.device("cpu")) == "float32"
+
+
+@GPU
+@pytest.mark.parametrize(("metric", "regulariser", "coefficient"), [
+    ("jsd", "none", 0.0), ("w1", "sn", 0.0), ("w1", "r1", 1.0), ("jsd", "gp", 1.0)])
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_a_captured_update_is_the_eager_one(notebook, monkeypatch, metric, regulariser, coefficient, precision):
+    monkeypatch.setenv("SUITE_DEVICE", "cuda")
+    device, terms = torch.device("cuda"), []
+    for quick in (False, True):
+        pair = notebook.build_pair(16, regulariser == "sn", 0)
+        update = notebook.build_update(*pair, notebook.Objective(metric, regulariser, coefficient), **OPTIMISERS,
+                                       precision=precision)
         noise = torch.Generator(device).manual_seed(0)
-        pixels = torch.randint(0, 256, (32, 3, 32, 32), generator=noise, device=device, dtype=torch.uint8)
-        terms[captured] = torch.stack([update(pixels, step, noise) for step in range(12)])
-    assert torch.allclose(terms[True], terms[False], rtol=0.05, atol=0.02)
+        pixels = torch.randint(0, 256, (32, 32, 32, 3), generator=noise, device=device, dtype=torch.uint8)
+        run = CapturedUpdate(update) if quick else update
+        terms.append(torch.stack([run(pixels, step, noise) for step in range(12)]))
+    assert run.captured, "the update could not be recorded"
+    assert run.replay.recorded
+    assert torch.allclose(*terms, rtol=0.05, atol=0.02)
+
+
+@GPU
+def test_a_checkpoint_of_a_captured_update_goes_on_as_the_uninterrupted_one(notebook, monkeypatch, tmp_path):
+    monkeypatch.setenv("SUITE_DEVICE", "cuda")
+    pixels = torch.randint(0, 256, (64, 32, 32, 3), generator=torch.Generator().manual_seed(1), dtype=torch.uint8).cuda()
+    batches, histories = Batches(pixels, 32, seed=0), []
+    for checkpoint in (None, Checkpoint(tmp_path / "gan.pt", "fingerprint")):
+        for stop_after in (12,) if checkpoint is None else (6, 12):
+            pair = notebook.build_pair(16, False, 0)
+            update = notebook.build_update(*pair, notebook.Objective("w1", "r1", 1.0), **OPTIMISERS)
+            history = fit(CapturedUpdate(update), batches, steps=12, seed=3, checkpoint=checkpoint, stop_after=stop_after)
+        histories.append(history.terms)
+    assert np.allclose(*histories, rtol=0.05, atol=0.02)
+
+
+@GPU
+def test_the_penalty_in_tf32_has_the_gradient_of_full_float32(notebook, monkeypatch):
+    monkeypatch.setenv("SUITE_DEVICE", "cuda")
+    device = torch.device("cuda")
+    critic = notebook.build_pair(128, False, 0)[1]
+    images = torch.rand(64, 3, 32, 32, generator=torch.Generator().manual_seed(0)).mul(2).sub(1).to(device)
+
+    def gradient():
+        inputs = images.clone().requires_grad_()
+        gradients = torch.autograd.grad(notebook.r1_penalty(critic(inputs), inputs), list(critic.parameters()), allow_unused=True)
+        return torch.cat([part.flatten() for part in gradients if part is not None])
+
+    quick = gradient()
+    with full_float32(device):
+        assert float32_convolutions(device) == "float32"
+        exact = gradient()
+    assert (quick - exact).norm() < 0.02 * exact.norm()

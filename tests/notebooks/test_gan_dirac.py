@@ -5,14 +5,14 @@ import math
 import numpy as np
 import pytest
 
-from helpers.publish import notebooks
 from helpers.results import deliverables
 from helpers.suite import Run
+from helpers.work.definitions import definitions
 
 
 @pytest.fixture(scope="module")
 def notebook():
-    return notebooks.definitions("6_gan_critics")
+    return definitions("6_gan_critics")
 
 
 @pytest.mark.parametrize("index", range(20))

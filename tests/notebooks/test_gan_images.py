@@ -10,22 +10,22 @@ from torch import nn
 
 from helpers import settings
 from helpers.data import standins
-from helpers.publish import notebooks
 from helpers.results import records
-from helpers.suite import Suite
+from helpers.suite import Run, Suite, run
+from helpers.work.definitions import definitions
 
 CPU = torch.device("cpu")
 
 
 @pytest.fixture(scope="module")
 def notebook():
-    return notebooks.definitions("6_gan_critics")
+    return definitions("6_gan_critics")
 
 
 def test_parameter_counts_are_the_sheets(notebook):
-    counts = [sum(parameter.numel() for parameter in module.parameters()) for module in notebook.build_pair(128, False, 0, CPU)]
+    counts = [sum(parameter.numel() for parameter in module.parameters()) for module in notebook.build_pair(128, False, 0)]
     assert counts == [6_895_494, 6_079_108]
-    spectral = notebook.build_pair(128, True, 0, CPU)[1]
+    spectral = notebook.build_pair(128, True, 0)[1]
     assert sum(parameter.numel() for parameter in spectral.parameters()) == 6_079_108
     convolutions = [module for module in spectral.modules() if isinstance(module, nn.Conv2d)]
     assert len(convolutions) == 10
@@ -34,7 +34,7 @@ def test_parameter_counts_are_the_sheets(notebook):
 
 @pytest.mark.parametrize("spectral", [False, True])
 def test_networks_start_small_and_reproducibly(notebook, spectral):
-    pair, again = (notebook.build_pair(128, spectral, 3, CPU) for _ in range(2))
+    pair, again = (notebook.build_pair(128, spectral, 3) for _ in range(2))
     for network, same in zip(pair, again, strict=True):
         assert all(torch.equal(a, b) for a, b in zip(network.state_dict().values(), same.state_dict().values(), strict=True))
         for layer in network.modules():
@@ -54,7 +54,7 @@ def test_a_residual_block_starts_near_the_identity(notebook):
 
 
 def test_images_and_scores_have_their_shapes_and_ranges(notebook):
-    generator, critic = notebook.build_pair(4, False, 0, CPU)
+    generator, critic = notebook.build_pair(4, False, 0)
     images = generator(torch.randn(5, 100))
     assert images.shape == (5, 3, 32, 32)
     assert images.abs().max() <= 1
@@ -63,7 +63,7 @@ def test_images_and_scores_have_their_shapes_and_ranges(notebook):
 
 
 def test_fresh_statistics_are_those_of_fresh_batches_and_leave_the_generator_as_it_was(notebook):
-    generator, _ = notebook.build_pair(4, False, 0, CPU)
+    generator, _ = notebook.build_pair(4, False, 0)
     before = copy.deepcopy(generator.state_dict())
     renewed = notebook.with_fresh_statistics(generator, batches=3, batch_size=8, seed=5)
     for name, value in generator.state_dict().items():
@@ -147,56 +147,101 @@ def test_augmentation_shifts_and_mirrors_whole_images(notebook):
 
 def test_without_any_extractor_the_error_says_what_to_run(notebook, monkeypatch):
     monkeypatch.delenv("SUITE_INCEPTION", raising=False)
-    with pytest.raises(records.RecordError, match="run cifar10_smallnet first"):
-        notebook.load_extractor(CPU)
+    made = Run("cifar10_jsd_1", 0, "fingerprint", None, needs=("cifar10_smallnet",))
+    with pytest.raises(records.RecordError, match="cifar10_smallnet"):
+        notebook.load_extractor(made, CPU)
     monkeypatch.setenv("SUITE_INCEPTION", "nowhere.pth")
     with pytest.raises(FileNotFoundError, match="SUITE_INCEPTION names nowhere.pth, which is not a file"):
-        notebook.load_extractor(CPU)
+        notebook.load_extractor(made, CPU)
 
 
 # ---------------------------------------------------------------- whole runs
 
 
-def test_a_gan_trains_evaluates_and_says_what_it_measured(notebook, monkeypatch):
+@pytest.fixture
+def suite(notebook, monkeypatch):
+    """The runs of the notebook at smoke size, on the CPU, with the small classifier trained."""
     monkeypatch.setattr(settings, "device", lambda: CPU)
-    suite = Suite("6_gan_critics")
-    data = {"dataset": "photo_patches", "limit": {"train": 256, "test": 128}}
-    suite.run("cifar10_smallnet", notebook.train_smallnet, data | {"epochs": 1, "batch_size": 64, "learning_rate": 1e-3})
-    config = notebook.PLAN | data | {
-        "metric": "w1", "regulariser": "r1", "coefficient": 1.0, "width": 4, "updates": 4, "evaluate_every": 2,
-        "statistics_batches": 2, "curve_samples": 64, "final_samples": 128}
-    record = suite.run("cifar10_w1_3", notebook.train_gan, config)
+    suite = Suite("6_gan_critics", dict(notebook.RUNS))
+    suite.run("cifar10_smallnet")
+    return suite
+
+
+def test_a_gan_trains_evaluates_and_says_what_it_measured(suite, monkeypatch):
+    record = suite.run("cifar10_w1_3")
     assert record.arrays["samples"].shape == (100, 32, 32, 3)
     assert record.arrays["samples"].dtype == np.uint8
-    assert record.arrays["evaluations"].shape == (len(record.arrays["evaluation_steps"]), 6)
+    assert record.arrays["evaluations"].shape == (3, 6)
+    assert record.arrays["evaluation_steps"].tolist() == [0, 2, 4]
     assert record.metrics["w1_test"] == pytest.approx(record.metrics["score_test"] - record.metrics["score_fake"], abs=1e-5)
     assert record["facts"]["extractor"] == "smallnet"
     assert record["facts"]["reference"] == {"fid": 256, "fid_against_test": 128}
+    assert (record["facts"]["penalties"], record["facts"]["cuda_graph"]) == ("float32", False)
     assert "fid" not in record.metrics
     assert record.metrics["fid_smallnet"] > 0
     assert "stand-in for cifar10" in record.remark
-    assert record.arrays["evaluation_steps"].tolist() == [0, 1, 2, 3, 4]
     first = record.content["metrics"]
-    monkeypatch.setenv("SUITE_RETRAIN", "*")
-    assert suite.run("cifar10_w1_3", notebook.train_gan, config).content["metrics"] == first  # bit for bit on a CPU
+    assert suite.run("cifar10_w1_3", again=True).content["metrics"] == first  # bit for bit on a CPU
 
 
-def test_a_gan_stopped_by_its_time_budget_is_evaluated_where_it_stopped(notebook, monkeypatch):
-    monkeypatch.setattr(settings, "device", lambda: CPU)
-    suite = Suite("6_gan_critics")
-    data = {"dataset": "photo_patches", "limit": {"train": 256, "test": 128}}
-    suite.run("cifar10_smallnet", notebook.train_smallnet, data | {"epochs": 1, "batch_size": 64, "learning_rate": 1e-3})
+def test_its_weights_draw_the_recorded_samples_and_score_them(notebook, suite):
+    record = suite.run("cifar10_jsd_3")
+    saved = suite.weights("cifar10_jsd_3")
+    generator, critic = notebook.Generator(4).eval(), notebook.Critic(4)
+    generator.load_state_dict(saved["generator"])
+    critic.load_state_dict(saved["critic"])
+    seed = Run("cifar10_jsd_3", 0, "", None).seed_for("shown")
+    drawn = notebook.generate(generator, 100, seed).permute(0, 2, 3, 1).numpy()
+    assert np.abs(drawn.astype(int) - record.arrays["samples"].astype(int)).max() <= 1  # saved as float16 where they are large
+
+
+def test_a_gan_stopped_after_so_many_updates_was_evaluated_evenly_up_to_there(notebook, suite):
+    config = notebook.RUNS["cifar10_jsd_1"].config("smoke")
+    suite.runs["cifar10_jsd_1"] = run(notebook.train_gan, full=config | {"updates": 10_000, "evaluations": 3},
+                                      needs=("cifar10_smallnet",))
+    record = suite.run("cifar10_jsd_1", stop_after=6)
+    assert (record["budget"]["done"], record["budget"]["planned"]) == (6, 10_000)
+    assert record.arrays["evaluation_steps"].tolist() == [0, 2, 4, 6]
+    assert record.arrays["evaluations"].shape == (4, 6)
+    assert "6 of 10,000 generator updates" in record.remark
+
+
+def test_a_gan_stopped_by_its_time_budget_is_evaluated_where_it_stopped(notebook, suite, monkeypatch):
     monkeypatch.setenv("SUITE_MINUTES", "0.001")
-    config = notebook.PLAN | data | {
-        "metric": "jsd", "regulariser": "none", "coefficient": 0.0, "width": 4, "updates": 10_000, "evaluate_every": 40_000,
-        "statistics_batches": 2, "curve_samples": 64, "final_samples": 64}
-    record = suite.run("cifar10_jsd_1", notebook.train_gan, config)
+    config = notebook.RUNS["cifar10_jsd_1"].config("smoke")
+    suite.runs["cifar10_jsd_1"] = run(notebook.train_gan, full=config | {"updates": 10_000, "evaluations": 1},
+                                      needs=("cifar10_smallnet",))
+    record = suite.run("cifar10_jsd_1")
     done = record["budget"]["done"]
     assert 0 < done < 10_000
     assert record.arrays["evaluation_steps"].tolist() == [0, done]
     assert record.arrays["evaluations"].shape == (2, 6)
     assert len(record.arrays["terms"]) == done // int(record.arrays["terms_every"])
-    assert f"{done:,} of 10,000 generator updates" in record.remark
+
+
+def test_training_the_small_classifier_anew_ages_the_distances(suite):
+    record = suite.run("cifar10_w1_3")
+    assert not records.rests_on_another(record)
+    suite.runs["cifar10_smallnet"] = run(suite.runs["cifar10_smallnet"].function,
+                                         full=suite.runs["cifar10_smallnet"].config("smoke") | {"learning_rate": 1e-3})
+    suite.run("cifar10_smallnet")
+    assert records.rests_on_another(record)
+
+
+def test_real_images_differ_by_the_noise_of_the_distance(suite):
+    record = suite.run("cifar10_fid_noise")
+    assert list(record.metrics) == ["fid_halves_smallnet", "fid_64_smallnet", "fid_test_smallnet"]
+    assert record.spread["fid_halves_smallnet"]["n"] == record.spread["fid_64_smallnet"]["n"] == 3
+    assert min(record.metrics.values()) > 0
+    assert record["facts"]["reference"] == 256
+
+
+def test_more_images_are_nearer_to_all_of_them(notebook, suite):
+    suite.runs["cifar10_fid_noise"] = run(notebook.measure_noise, needs=("cifar10_smallnet",), full={
+        **notebook.SMOKE_DATA, "sizes": [32, 128, 256], "splits": 4})
+    metrics = suite.run("cifar10_fid_noise").metrics
+    assert metrics["fid_32_smallnet"] > metrics["fid_128_smallnet"] > metrics["fid_256_smallnet"]
+    assert metrics["fid_256_smallnet"] == pytest.approx(0.0, abs=1e-6)
 
 
 class Evaluated(dict):
