@@ -9,6 +9,38 @@ import torch
 from torch import Tensor, nn
 
 from helpers import settings
+from helpers.data.datasets import check_images
+from helpers.data.downloads import DataError
+
+
+def pixels(images: np.ndarray, split: str, *, side: int = 32, channels: int = 3) -> np.ndarray:
+    """Images as bytes, from any of the forms in which a course hands them out.
+
+    Args:
+        images: (N, side, side, channels), or (N, side, side) for one channel: integers in 0..255, whole floats in 0..255,
+            or floats in 0..1, which are scaled by 255 and rounded, and a line says so. Floats that are all 0 or 1 count as the
+            latter. Read-only and non-contiguous arrays are fine.
+        split: its name, for messages.
+
+    Returns:
+        The same images, uint8, contiguous; the same memory where they were that already.
+
+    Raises:
+        DataError: another shape, no numbers, NaN, or values of another range; the message names both sides.
+    """
+    images = np.asarray(images)
+    if images.dtype.kind != "f" or not np.isfinite(images).all() or images.size == 0:
+        check_images(images, side=side, channels=channels, split=split)
+    else:
+        check_images(np.broadcast_to(np.uint8(0), images.shape), side=side, channels=channels, split=split)
+        low, high = images.min(), images.max()
+        if low < 0 or high > 255 or (high > 1 and not np.array_equal(images, np.rint(images))):
+            raise DataError(f"the {split} images are {images.dtype} with values from {low} to {high}; expected integers in "
+                            "0..255, whole floats in 0..255, or floats in 0..1")
+        if high <= 1:
+            print(f"the {split} images are {images.dtype} in 0..1: scaled to 0..255 and rounded")
+            images = np.rint(255.0 * images.astype(np.float64))
+    return np.ascontiguousarray(images, dtype=np.uint8)
 
 
 def to_signed(images: Tensor) -> Tensor:
