@@ -63,12 +63,15 @@ from torch import Tensor, nn
 
 from helpers import plotting, settings
 from helpers.data import datasets
-from helpers.results import records, tables
-from helpers.suite import Outcome, Run, Suite
+from helpers.fast import sampling
+from helpers.results import tables
+from helpers.suite import Outcome, Run, Suite, run
 from helpers.train import schedules
+from helpers.train.images import autocast, pixels, seeded, to_bytes, to_signed
 from helpers.train.training import Batches, GradientUpdate, History, fit
 
-suite = Suite("3_vae_images")
+RUNS = {}
+suite = Suite("3_vae_images", RUNS)
 print(f"profile: {suite.profile}")
 
 # %% [markdown]
@@ -83,63 +86,59 @@ print(f"profile: {suite.profile}")
 
 # %%
 PIXELS = 3 * 32 * 32  # numbers in an image
-HOUSE_NUMBERS = settings.house_numbers()  # dataset 1: SUITE_HOUSE_NUMBERS=svhn where it can be downloaded
-PHOTOGRAPHS = settings.choose(smoke="photo_patches", quick="photo_patches", full="cifar10")  # dataset 2
-LIMIT = settings.choose(smoke={"train": 160, "test": 64}, quick={"train": 1500, "test": 300}, full=None)
+HOUSE_NUMBERS = settings.house_numbers()  # dataset 1 at the full profile
+QUICK_LIMIT = {"train": 1500, "test": 300}
+SMOKE_LIMIT = {"train": 160, "test": 64}
 
 
-def colour_images(images: np.ndarray, split: str) -> Tensor:
-    """Images as a tensor of bytes.
+def validation_part(number: int, houses: np.ndarray | None) -> np.ndarray:
+    """Which of the training images are held out for validation: a tenth, always the same.
 
     Args:
-        images: (N, 32, 32, 3) uint8.
-        split: its name, for messages.
+        number: of training images.
+        houses: (number,) the house that each image is cut from: houses are held out whole, in
+            random order, until a tenth is reached; or None, where every image is its own.
 
     Returns:
-        (N, 32, 32, 3) uint8, the same memory.
-
-    Raises:
-        datasets.DataError: another shape, NaN, or values that are not uint8; the message names both sides.
+        (number,) booleans; of 73257 images without houses 7326, as the sheet asks.
     """
-    datasets.check_images(images, side=32, channels=3, split=split)
-    if images.dtype != np.uint8:
-        raise datasets.DataError(f"the {split} images are {images.dtype}; expected uint8 in 0..255")
-    return torch.from_numpy(np.ascontiguousarray(images))
+    houses = np.arange(number) if houses is None else houses
+    _, place, images = np.unique(houses, return_inverse=True, return_counts=True)
+    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(2019)).numpy()
+    enough = 1 + int(np.searchsorted(images[order].cumsum(), math.ceil(number / 10)))
+    return np.isin(place, order[:enough])
 
 
-def load_splits(name: str, limit: dict[str, int] | None) -> tuple[datasets.Dataset, Tensor, Tensor]:
-    """A dataset by name and its train and test images (N, 32, 32, 3) uint8, on the CPU.
+def load_splits(
+    name: str, limit: dict[str, int] | None, *, validation: bool
+) -> tuple[dict, dict[str, Tensor]]:
+    """Images by split, on the CPU, and what a record says of them.
+
+    Args:
+        name: of the dataset.
+        limit: split -> at most so many images, or None.
+        validation: whether a tenth of the training images becomes the split "valid".
+
+    Returns:
+        ``Dataset.describe()`` with the sizes of the splits and how validation images were chosen;
+        and split -> (N, 32, 32, 3) uint8 for train, valid (where asked for) and test.
 
     Raises:
         datasets.DataError: it has no test split, or images of another form.
     """
     data = datasets.load(name, limit=limit)
     datasets.check_dataset(data, side=32, channels=3, splits=("train", "test"))
-    return data, *(colour_images(data.images[split], f"{name} {split}") for split in ("train", "test"))
-
-
-def to_signed(images: Tensor) -> Tensor:
-    """Bytes (B, 32, 32, 3) as floats (B, 3, 32, 32) in [-1, 1], in channels-last memory."""
-    return images.permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
-
-
-def to_bytes(x: Tensor) -> np.ndarray:
-    """Floats (N, 3, 32, 32) in [-1, 1], clipped, as images (N, 32, 32, 3) uint8 for a record."""
-    return x.float().clamp(-1, 1).add(1).mul(127.5).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
-
-
-def autocast(device: torch.device, precision: str) -> torch.autocast:
-    """The context in which convolutions compute in ``precision``; "float32" changes nothing."""
-    return torch.autocast(device.type, getattr(torch, precision) if precision != "float32" else None,
-                          enabled=precision != "float32")
-
-
-def seeded(build: Callable[[], nn.Module], seed: int) -> nn.Module:
-    """A model whose weights come from a seed, channels last, on the device in use; the global generator is left as it was."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model = build()
-    return model.to(settings.device(), memory_format=torch.channels_last)
+    train, test = (
+        torch.from_numpy(pixels(data.images[split], f"{name} {split}")) for split in ("train", "test")
+    )
+    if not validation:
+        return data.describe(), {"train": train, "test": test}
+    houses = (data.groups or {}).get("train")
+    held_out = torch.from_numpy(validation_part(len(train), houses))
+    splits = {"train": train[~held_out], "valid": train[held_out], "test": test}
+    sizes = {split: len(images) for split, images in splits.items()}
+    chosen = "at random" if houses is None else "by house"
+    return data.describe() | {"sizes": sizes, "validation": chosen}, splits
 
 
 # %% [markdown]
@@ -397,27 +396,16 @@ print(f"layer normalisation is off by {error:.1e}; KL1 + KL2 = {kl:.3f} nats, {d
 #
 # `q2_a` and `q2_b` have the signature of the course's own notebook, so they can be dropped into it; the recorded runs below
 # share everything with them.
-#
-# **A vivid start for house numbers.** Trained as above, both models drew the house numbers in grey, and that is not what the
-# bound wants: a tint is tens of nats of squared error and can be named for a few nats of KL. It is a trap of training. A code
-# that says nothing of the tint is of no use to colour the output, so the decoder learns grey; and to a grey decoder no code can
-# be of use that says it. Both halves have to move together, and the gradient of either is zero while the other is. (An
-# auto-encoder without a KL fell into the same trap; phasing the KL in did not lead out.) So for the first twelfth of the steps
-# every image is shown with its colours three times as far from grey,
-#
-# $$x\mapsto \bar x+g\,(x-\bar x),\qquad \bar x=\text{mean over the channels of a pixel},\quad g=3,$$
-#
-# and over the next twenty-fourth $g$ falls to 1: the last seven eighths of training, and every evaluation, see the data as they
-# are. (The training curve's first eighth is therefore that of vivid images.) In photographs, where the colour of a thing goes
-# with its shape, the first half comes by itself: they get no such help. Factor and share were found on drawn house numbers,
-# by looking at test images; on real SVHN the start has not been tried.
 
 
 # %%
 AVERAGE = 0.99  # decay of the exponential average of weights, a step
-VIVID = 1 / 12  # share of the steps on dataset 1 at full vividness
+EPOCHS = 20  # the course's
 ARCHITECTURES = {"plain": PlainVAE, "hierarchical": HierarchicalVAE}
-STEPS = {"plain": {"batch_size": 128, "learning_rate": 2e-3}, "hierarchical": {"batch_size": 32, "learning_rate": 1.5e-3}}
+STEPS = {
+    "plain": {"batch_size": 128, "learning_rate": 2e-3},
+    "hierarchical": {"batch_size": 32, "learning_rate": 1.5e-3},
+}
 
 
 @torch.no_grad()
@@ -440,62 +428,66 @@ def mean_terms(model: nn.Module, images: Tensor, *, seed: int, precision: str = 
     return total / len(images)
 
 
-def turned_up(images: Tensor, gain: float) -> Tensor:
-    """Images (B, 32, 32, 3) in 0..255, bytes or floats, with each pixel ``gain`` times as far from its grey; not clipped."""
-    grey = images.float().mean(-1, keepdim=True)
-    return grey + gain * (images - grey)
-
-
-def vivid_gain(step: int, steps: int, share: float, start: float = 3.0) -> float:
-    """How far from grey colours are shown: ``start`` for ``share`` of the steps, then falling to 1 within half as many."""
-    last = share * steps
-    return 1.0 if share == 0 else min(start, max(1.0, start - (start - 1) * (step - last) / (0.5 * last)))
-
-
-class VividStart(GradientUpdate):
-    """An update whose first steps see vivid colours: batches (B, 32, 32, 3) of bytes, gain(step) times as far from grey."""
-
-    def __init__(self, *arguments, gain: Callable[[int], float], **options) -> None:
-        super().__init__(*arguments, **options)
-        self.gain = gain
-
-    def __call__(self, batch: Tensor, step: int, generator: torch.Generator) -> Tensor:
-        gain = self.gain(step)
-        return super().__call__(batch if gain == 1 else turned_up(batch, gain), step, generator)
-
-
-def train_vae(model: nn.Module, train: Tensor, test: Tensor, run: Run, *, epochs: int, batch_size: int, learning_rate: float,
-              vivid: float = 0.0, **training) -> tuple[GradientUpdate, History]:
+def train_vae(
+    model: nn.Module,
+    splits: dict[str, Tensor],
+    run: Run,
+    *,
+    epochs: int,
+    batch_size: int,
+    learning_rate: float,
+    free: float = 0.0,
+    **training,
+) -> tuple[nn.Module, History]:
     """Train a VAE of part A with one-cycle Adam.
 
     Args:
         model: a PlainVAE or HierarchicalVAE, on the device in use.
-        train, test: (N, 32, 32, 3) uint8, on the CPU.
+        splits: (N, 32, 32, 3) uint8 images by split, on the CPU; with a split "valid", the weights
+            that are kept are those with the lowest bound there, else the last.
         run: gives the seeds.
         epochs: passes over the training images.
         batch_size: images a step.
         learning_rate: peak of the rate.
-        vivid: share of the steps that see colours three times as far from grey, see :func:`vivid_gain`.
+        free: nats of the KL of z1 that training does not charge (hierarchical models only).
         training: for :func:`helpers.train.training.fit`: seed, checkpoint, label, time budget.
 
     Returns:
-        The update, whose ``average.module`` is the result, and the history: terms of each step, test terms of each epoch.
+        The model with averaged weights, and the history: the terms of each step; at each epoch
+        those of the splits other than train, (E, splits, T).
     """
     device = settings.device()
-    batches, held_out = Batches(train, batch_size, seed=run.seed_for("order"), device=device), test.to(device)
+    batches = Batches(splits["train"], batch_size, seed=run.seed_for("order"), device=device)
+    watched = [images.to(device) for split, images in splits.items() if split != "train"]
     steps, precision = epochs * batches.per_epoch, settings.half_precision(device)
 
-    def loss(images: Tensor, generator: torch.Generator) -> Tensor:
-        noise = torch.randn(len(images), *model.noise_shape, generator=generator, device=device)
-        return model(to_signed(images), noise)
+    def loss(images: Tensor, generator: torch.Generator, step: int) -> Tensor:
+        noise = torch.randn(
+            len(images), *model.noise_shape, generator=generator, device=device
+        )
+        terms = model(to_signed(images), noise)
+        if free == 0:
+            return terms
+        return torch.cat([terms[:1] + F.relu(free - terms[3:4]), terms[1:]])
 
-    update = VividStart(model, loss, torch.optim.Adam(model.parameters(), learning_rate, fused=True),
-                        schedule=schedules.one_cycle(steps), average=AVERAGE, precision=precision,
-                        gain=lambda step: vivid_gain(step, steps, vivid))
-    history = fit(update, batches, steps=steps, **training,
-                  evaluate=lambda: mean_terms(update.average.module, held_out, seed=run.seed_for("evaluation"),
-                                              precision=precision))
-    return update, history
+    def look() -> Tensor:
+        return torch.stack([
+            mean_terms(averaged, images, seed=run.seed_for("evaluation"), precision=precision)
+            for images in watched
+        ])
+
+    update = GradientUpdate(
+        model, loss, torch.optim.Adam(model.parameters(), learning_rate, fused=True),
+        schedule=schedules.one_cycle(steps), average=AVERAGE, precision=precision, captured=True,
+    )
+    averaged = update.average.module
+    history = fit(
+        update, batches, steps=steps, evaluate=look,
+        monitor=(0, 0) if "valid" in splits else None, **training,
+    )
+    if free:  # the curve is of the bound, not of what was minimised
+        history.terms[:, 0] = history.terms[:, 1] + history.terms[:, 2]
+    return averaged, history
 
 
 @torch.no_grad()
@@ -540,56 +532,91 @@ def level_sets(model: HierarchicalVAE, seed: int) -> dict[str, np.ndarray]:
     return {"first_level_fixed": draw(fixed, redrawn), "second_level_fixed": draw(redrawn, fixed)}
 
 
-def train_on_dataset(run: Run, architecture: str, dataset: str, limit: dict[str, int] | None, width: int, epochs: int,
-                     batch_size: int, learning_rate: float, vivid: float = 0.0) -> Outcome:
+def train_on_dataset(
+    run: Run,
+    architecture: str,
+    dataset: str,
+    limit: dict[str, int] | None,
+    width: int,
+    epochs: int,
+    batch_size: int,
+    learning_rate: float,
+    validation: bool = False,
+    free: float = 0.0,
+) -> Outcome:
     """Questions 2(a) and 2(b) on one dataset.
 
     Args:
         run: the run.
         architecture: "plain" or "hierarchical".
-        dataset: name of the images.
-        limit: split -> at most so many images, or None.
+        dataset, limit, validation: see :func:`load_splits`.
         width: channels of the first convolution.
-        epochs, batch_size, learning_rate, vivid: see :func:`train_vae`.
+        epochs, batch_size, learning_rate, free: see :func:`train_vae`.
     """
-    data, train, test = load_splits(dataset, limit)
+    about, splits = load_splits(dataset, limit, validation=validation)
     model = seeded(lambda: ARCHITECTURES[architecture](width), run.seed_for("weights"))
-    update, history = train_vae(model, train, test, run, epochs=epochs, batch_size=batch_size, learning_rate=learning_rate,
-                                vivid=vivid, **run.training())
-    averaged = update.average.module
-    final = mean_terms(averaged, test.to(settings.device()), seed=run.seed_for("evaluation")).tolist()
-    arrays = {"train_terms": history.terms.astype(np.float32), "test_terms": history.evaluations.astype(np.float32),
-              "steps": history.evaluation_steps, "per_epoch": np.array(-(-len(train) // batch_size)),
-              **picture_sets(averaged, test, run.seed_for("samples"))}
+    averaged, history = train_vae(
+        model, splits, run, epochs=epochs, batch_size=batch_size, learning_rate=learning_rate,
+        free=free, **run.training(),
+    )
+    arrays = {
+        "train_terms": history.terms.astype(np.float32), "steps": history.evaluation_steps,
+        "test_terms": history.evaluations[:, -1].astype(np.float32),
+        "per_epoch": np.array(-(-len(splits["train"]) // batch_size)),
+        **picture_sets(averaged, splits["test"], run.seed_for("samples")),
+    }
     if architecture == "hierarchical":
         arrays |= level_sets(averaged, run.seed_for("levels"))
-    names = ("neg_elbo", "recon", "kl", "kl_z1", "kl_z2")
-    return Outcome(dict(zip(names, final, strict=False)), arrays, data.describe(), (history.done, history.planned, "steps"),
-                   [run.seed], 0, history.seconds, {"precision": settings.half_precision(settings.device())})
+    names, values = ("neg_elbo", "recon", "kl", "kl_z1", "kl_z2"), {}
+    for split, images in splits.items():
+        if split != "train":
+            seed, device = run.seed_for("evaluation"), settings.device()
+            final = mean_terms(averaged, images.to(device), seed=seed).tolist()
+            values[split] = dict(zip(names, final, strict=False))
+    facts = {"precision": settings.half_precision(settings.device())}
+    if validation:
+        arrays |= {
+            "valid_terms": history.evaluations[:, 0].astype(np.float32), "kept": np.array(history.best)
+        }
+        values["test"]["valid_neg_elbo"] = values["valid"]["neg_elbo"]
+        facts["kept"] = "the epoch with the lowest bound on the validation images"
+    return Outcome(
+        values["test"], arrays, about, (history.done, history.planned, "steps"), [run.seed], 0,
+        history.seconds, facts, weights={"model": averaged},
+    )
 
 
-def course_answer(architecture: str, train_data: np.ndarray, test_data: np.ndarray, dset_id: int) -> tuple[np.ndarray, ...]:
+def course_answer(
+    architecture: str, train_data: np.ndarray, test_data: np.ndarray, dset_id: int
+) -> tuple[np.ndarray, ...]:
     """What :func:`q2_a` and :func:`q2_b` return, for one of the architectures."""
-    train, test = (colour_images(images, f"dataset {dset_id} {split}")
-                   for images, split in ((train_data, "train"), (test_data, "test")))
-    if len(test) < 50:
-        raise datasets.DataError(f"the dataset {dset_id} test split has {len(test)} images; expected at least 50 to reconstruct")
+    splits = {
+        split: torch.from_numpy(pixels(images, f"dataset {dset_id} {split}"))
+        for split, images in (("train", train_data), ("test", test_data))
+    }
+    if len(splits["test"]) < 50:
+        raise datasets.DataError(
+            f"the dataset {dset_id} test split has {len(splits['test'])} images; "
+            "expected at least 50 to reconstruct"
+        )
     run = Run(f"q2_{architecture}_dset{dset_id}", dset_id, "", None)
     model = seeded(ARCHITECTURES[architecture], run.seed_for("weights"))
     steps = STEPS[architecture]
-    update, history = train_vae(model, train, test, run, epochs=settings.choose(smoke=1, quick=2, full=20),
-                                batch_size=min(steps["batch_size"], len(train)), learning_rate=steps["learning_rate"],
-                                vivid=VIVID if dset_id == 1 else 0.0, seed=run.seed_for("noise"), label=run.id)
-    pictures = picture_sets(update.average.module, test, run.seed_for("samples"))
-    return (history.terms[:, :3], history.evaluations[:, :3],
-            *(pictures[name].astype(np.float32) for name in ("samples", "pairs", "interpolations")))
+    averaged, history = train_vae(
+        model, splits, run, epochs=EPOCHS, batch_size=min(steps["batch_size"], len(splits["train"])),
+        learning_rate=steps["learning_rate"], seed=run.seed_for("noise"), label=run.id,
+    )
+    pictures = picture_sets(averaged, splits["test"], run.seed_for("samples"))
+    kinds = (pictures[name].astype(np.float32) for name in ("samples", "pairs", "interpolations"))
+    return history.terms[:, :3], history.evaluations[:, -1, :3], *kinds
 
 
 def q2_a(train_data: np.ndarray, test_data: np.ndarray, dset_id: int) -> tuple[np.ndarray, ...]:
     """Question 2(a) as the course calls it.
 
     Args:
-        train_data, test_data: (n, 32, 32, 3) uint8; at least 50 test images.
+        train_data, test_data: (n, 32, 32, 3) pixels, see :func:`helpers.train.images.pixels`; at
+            least 50 test images.
         dset_id: 1 or 2, a seed and a label.
 
     Returns:
@@ -609,24 +636,37 @@ def q2_b(train_data: np.ndarray, test_data: np.ndarray, dset_id: int) -> tuple[n
 
 
 # %%
-def part_a(architecture: str, dataset: str, limit: dict[str, int] | None, **options) -> dict:
-    """The configuration of a run of part A under the profile in force."""
-    steps = STEPS[architecture]
-    return {"architecture": architecture, "dataset": dataset, "limit": limit,
-            "width": settings.choose(smoke=4, quick={"plain": 16, "hierarchical": 32}[architecture], full=32),
-            "epochs": settings.choose(smoke=1, quick=20, full=20),
-            "batch_size": min(steps["batch_size"], settings.choose(smoke=32, quick=64, full=128)),
-            "learning_rate": steps["learning_rate"], **options}
+def part_a(architecture: str, dataset: str, stand_in: str, quick_width: int, **options) -> dict:
+    """Declaration of a run of part A on a dataset, and on its stand-in in the small profiles."""
+    full = {
+        "architecture": architecture, "dataset": dataset, "limit": None, "width": 32,
+        "epochs": EPOCHS, **STEPS[architecture], **options,
+    }
+    quick = {
+        "dataset": stand_in, "limit": QUICK_LIMIT, "width": quick_width, "epochs": EPOCHS,
+        "batch_size": min(64, full["batch_size"]),
+    }
+    smoke = {"limit": SMOKE_LIMIT, "width": 4, "epochs": 1, "batch_size": 32}
+    return run(
+        train_on_dataset, full=full, quick=quick, smoke=smoke, long=True, cores=1, gpu=0.25
+    )
 
 
-PART_A = {
-    "q2_a_dset1": part_a("plain", HOUSE_NUMBERS, LIMIT, vivid=VIVID), "q2_a_dset2": part_a("plain", PHOTOGRAPHS, LIMIT),
-    "q2_b_dset1": part_a("hierarchical", HOUSE_NUMBERS, LIMIT, vivid=VIVID),
-    "q2_b_dset2": part_a("hierarchical", PHOTOGRAPHS, LIMIT),
+HOUSES = (HOUSE_NUMBERS, "street_digits")  # dataset 1, and what the small profiles take
+PHOTOGRAPHS = ("cifar10", "photo_patches")  # dataset 2
+RUNS |= {
+    "q2_a_dset1": part_a("plain", *HOUSES, 16, epochs=50, validation=True),
+    "q2_a_dset2": part_a("plain", *PHOTOGRAPHS, 16),
+    "q2_b_dset1": part_a("hierarchical", *HOUSES, 32, epochs=80, validation=True, free=4.0),
+    "q2_b_dset2": part_a("hierarchical", *PHOTOGRAPHS, 32),
+    "q2_b_dset1_z1": part_a("hierarchical", *HOUSES, 32, epochs=80, validation=True, free=0.0),
+    "q2_b_dset2_z1": part_a("hierarchical", *PHOTOGRAPHS, 32, free=4.0),
 }
 
-
-vaes = {run_id: record for run_id, config in PART_A.items() if (record := suite.attempt(run_id, train_on_dataset, config)) is not None}
+vaes = {}
+for run_id in ("q2_a_dset1", "q2_a_dset2", "q2_b_dset1", "q2_b_dset2"):
+    if (record := suite.run(run_id)) is not None:
+        vaes[run_id] = record
 
 
 # %%
@@ -776,13 +816,6 @@ def dequantize(images: Tensor, generator: torch.Generator | None = None, dtype: 
     return noise.add_(images).permute(0, 3, 1, 2).div_(128).sub_(1)
 
 
-def three_splits(train: Tensor, test: Tensor) -> dict[str, Tensor]:
-    """Training images less a tenth (of 73257: 7326), that tenth for validation, and the test images; always the same tenth."""
-    order = torch.randperm(len(train), generator=torch.Generator().manual_seed(2019))
-    tenth = -(-len(train) // 10)
-    return {"train": train[order[tenth:]], "valid": train[order[:tenth]], "test": test}
-
-
 def normal_nats(x: Tensor, mean: Tensor, log_std: Tensor) -> Tensor:
     """-log N(x; mean, exp(log_std)^2) in nats, (B, ...) to (B,), summed over all but the batch."""
     return (0.5 * ((x - mean) * torch.exp(-log_std)) ** 2 + log_std + 0.5 * math.log(2 * math.pi)).flatten(1).sum(1)
@@ -800,7 +833,7 @@ mean, log_std = torch.randn(2, *x.shape, generator=generator, dtype=torch.float6
 library = -torch.distributions.Normal(mean, log_std.exp()).log_prob(x).sum()
 error = abs(float(normal_nats(x, mean, log_std)) / float(library) - 1)
 assert error < 1e-12
-assert [len(part) for part in three_splits(torch.zeros(73257, 1), torch.zeros(26032, 1)).values()] == [65931, 7326, 26032]
+assert validation_part(73257, None).sum() == 7326
 print(f"noise of one byte, no more; a uniform density is {uniform * BITS + 7:.4f} bits; the likelihood is right to {error:.1e}")
 
 # %% [markdown]
@@ -939,7 +972,8 @@ class FlowPrior(nn.Module):
         nn.init.zeros_(self.last[-1].weight)
         nn.init.zeros_(self.last[-1].bias)
 
-    def _shift_and_scale(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
+    def shift_and_scale(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        """Shift and log scale of each place from the PixelCNN's last layer of channels."""
         shift, raw = self.last(hidden).chunk(2, dim=1)
         return shift, torch.tanh(raw)
 
@@ -948,7 +982,7 @@ class FlowPrior(nn.Module):
         hidden = self.first(z)
         for block in self.blocks:
             hidden = block(hidden)
-        shift, log_scale = self._shift_and_scale(hidden)
+        shift, log_scale = self.shift_and_scale(hidden)
         return z * log_scale.exp() + shift, log_scale.flatten(1).sum(1)
 
     def log_prob(self, z: Tensor) -> Tensor:
@@ -959,20 +993,17 @@ class FlowPrior(nn.Module):
 
     @torch.no_grad()
     def inverse(self, noise: Tensor) -> Tensor:
-        """The code z of a noise epsilon: each layer computes one place at a time and remembers it."""
-        height, width = noise.shape[2:]
-        seen = [noise.new_zeros(len(noise), layer.in_channels, height + 2, width + 2)  # what each masked layer has read, padded
-                for layer in (self.first, *(block.masked for block in self.blocks))]
-        for row in range(height):
-            for column in range(width):
-                crop, place = (..., slice(row, row + 3), slice(column, column + 3)), (..., row + 1, column + 1)
-                hidden = self.first.inside(seen[0][crop])
-                for block, memory in zip(self.blocks, seen[1:], strict=True):
-                    memory[place] = block.reduce(hidden)[..., 0, 0]
-                    hidden = hidden + block.expand(block.masked.inside(memory[crop]))
-                shift, log_scale = self._shift_and_scale(hidden)
-                seen[0][place] = ((noise[..., row, column] - shift[..., 0, 0]) * torch.exp(-log_scale[..., 0, 0]))
-        return seen[0][..., 1:-1, 1:-1].contiguous()
+        """The code z of a noise epsilon, place by place: a pass of the whole network for each."""
+        z = torch.zeros_like(noise)
+        for row in range(noise.shape[2]):
+            for column in range(noise.shape[3]):
+                hidden = self.first(z)
+                for block in self.blocks:
+                    hidden = block(hidden)
+                shift, log_scale = self.shift_and_scale(hidden)
+                place = (..., row, column)
+                z[place] = (noise[place] - shift[place]) * torch.exp(-log_scale[place])
+        return z
 
 
 class StandardNormal(nn.Module):
@@ -985,6 +1016,37 @@ class StandardNormal(nn.Module):
     def inverse(self, noise: Tensor) -> Tensor:
         """The noise itself."""
         return noise
+
+
+class ChannelNormal(nn.Module):
+    """A normal prior with one learned mean and scale for each channel: scale without dependence.
+
+    Args:
+        latents: channels of the code.
+    """
+
+    def __init__(self, latents: int) -> None:
+        super().__init__()
+        self.mean = nn.Parameter(torch.zeros(latents, 1, 1))
+        self.log_std = nn.Parameter(torch.zeros(latents, 1, 1))
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        """log p(z) in nats, (B,)."""
+        return -normal_nats(z, self.mean.expand_as(z), self.log_std.expand_as(z))
+
+    def inverse(self, noise: Tensor) -> Tensor:
+        """The code of a standard normal noise."""
+        return self.mean + self.log_std.exp() * noise
+
+
+PRIORS = {
+    "normal": lambda latents: StandardNormal(), "channels": ChannelNormal, "flow": FlowPrior
+}
+
+
+def codes_of(prior: nn.Module, noise: Tensor) -> Tensor:
+    """Codes (N, latents, H, W) of a prior for standard normal noise; the flow's by its quick twin."""
+    return sampling.inverse(prior, noise) if isinstance(prior, FlowPrior) else prior.inverse(noise)
 
 
 # %% [markdown]
@@ -1004,20 +1066,6 @@ def moved(module: nn.Module, layer: nn.Module, seed: int, scale: float = 0.3) ->
     return module.double()
 
 
-@torch.no_grad()
-def inverse_by_full_passes(flow: FlowPrior, noise: Tensor) -> Tensor:
-    """The plain inverse of a flow: one pass of the whole network for each place, of which one place is kept."""
-    z = torch.zeros_like(noise)
-    for row in range(noise.shape[2]):
-        for column in range(noise.shape[3]):
-            hidden = flow.first(z)
-            for block in flow.blocks:
-                hidden = block(hidden)
-            shift, log_scale = flow._shift_and_scale(hidden)
-            z[..., row, column] = ((noise - shift) * torch.exp(-log_scale))[..., row, column]
-    return z
-
-
 def seen_from(outputs: Tensor, inputs: Tensor, row: int, column: int) -> np.ndarray:
     """Which places of inputs (1, C, H, W) the outputs at one place depend on, (H, W) of booleans."""
     (gradient,) = torch.autograd.grad(outputs[..., row, column].sum(), inputs, retain_graph=True)
@@ -1031,7 +1079,7 @@ flow = moved(flow, flow.last, 0)
 z = torch.randn(4, 3, 8, 8, generator=generator, dtype=torch.float64)
 assert torch.equal(fresh.log_prob(z), StandardNormal().log_prob(z))
 probe = z[:1].clone().requires_grad_()
-shift = flow._shift_and_scale(flow.blocks[2](flow.blocks[1](flow.blocks[0](flow.first(probe)))))[0]
+shift = flow.shift_and_scale(flow.blocks[2](flow.blocks[1](flow.blocks[0](flow.first(probe)))))[0]
 views = {(row, column): seen_from(shift, probe, row, column) for row in range(8) for column in range(8)}
 for (row, column), view in views.items():
     assert not view.ravel()[row * 8 + column :].any()
@@ -1040,7 +1088,7 @@ jacobian = torch.autograd.functional.jacobian(lambda flat: flow(flat.reshape(1, 
 log_det_error = abs(float(torch.linalg.slogdet(jacobian)[1] - flow(small)[1].detach()))
 noise, _ = flow(z)
 inverse_error = float((flow.inverse(noise) - z).abs().max())
-plain_error = float((flow.inverse(noise) - inverse_by_full_passes(flow, noise)).abs().max())
+plain_error = float((flow.inverse(noise) - sampling.inverse(flow, noise)).abs().max())
 assert max(log_det_error, inverse_error, plain_error) < 1e-10
 print(f"log-determinant against autograd: {log_det_error:.1e}; inverse of forward: {inverse_error:.1e} over all 64 places; "
       f"quick against plain inverse: {plain_error:.1e}; the last place sees {views[7, 7].sum()} of the 63 before it")
@@ -1070,26 +1118,37 @@ suite.figure(figure, "b19_2b_receptive_field.png")
 
 
 # %%
+def free_log_std(raw: Tensor) -> Tensor:
+    """A log standard deviation between -5 and 5 that near 0 is what the network says."""
+    return 5 * torch.tanh(raw / 5)
+
+
+LOG_STDS = {"free": free_log_std, "tanh": torch.tanh}
+
+
 class ResidualVAE(nn.Module):
     """The sheet's VAE: a code (latents, 8, 8), a Gaussian with its own variance for each pixel.
 
     Args:
-        prior: a FlowPrior or StandardNormal over (B, latents, 8, 8).
+        prior: of (B, latents, 8, 8), one of ``PRIORS``.
         width: channels of the trunks (the sheet: 256).
         blocks: residual blocks of each stack (the sheet: 5).
         latents: channels of the code.
+        log_std: of the encoder, "free" between -5 and 5, or "tanh" between -1 and 1.
     """
 
-    def __init__(self, prior: nn.Module, width: int = 256, blocks: int = 5, latents: int = 16) -> None:
+    def __init__(
+        self, prior: nn.Module, width: int, blocks: int, latents: int, log_std: str = "free"
+    ) -> None:
         super().__init__()
-        self.latents, self.prior = latents, prior
+        self.latents, self.prior, self.bounded = latents, prior, LOG_STDS[log_std]
         self.encoder = residual_encoder(width, blocks, 2 * latents)
         self.decoder = residual_decoder(width, blocks, latents, 6)
 
     def posterior(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log standard deviation of q(z|x), (B, latents, 8, 8) each."""
         mean, raw = self.encoder(x).float().chunk(2, dim=1)
-        return mean, torch.tanh(raw)
+        return mean, self.bounded(raw)
 
     def decode(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log standard deviation of p(x|z), (B, 3, 32, 32) each."""
@@ -1115,7 +1174,7 @@ class ResidualVAE(nn.Module):
 
 @torch.no_grad()
 def mean_bits(model: nn.Module, images: Tensor, *, seed: int, precision: str) -> Tensor:
-    """The terms of ``model(images, generator)`` averaged over a split, (T,) float64, with noise from a seed.
+    """The terms of ``model(images, generator)`` averaged over a split, (T,) float64.
 
     Args:
         model: a ResidualVAE or LossyVAE.
@@ -1125,17 +1184,27 @@ def mean_bits(model: nn.Module, images: Tensor, *, seed: int, precision: str) ->
     """
     device = next(model.parameters()).device
     generator, total = torch.Generator(device).manual_seed(seed), 0.0
-    for part in images.split(128):
+    for part in images.split(250):
         with autocast(device, precision):
             total = total + len(part) * model(part.to(device), generator).double()
     return total / len(images)
 
 
-def train_in_bits(run: Run, model: nn.Module, splits: dict[str, Tensor], *, stage: str, epochs: int, batch_size: int,
-                  learning_rate: float, evaluate_every: int, evaluated: int, at_most: int | None,
-                  time_budget: float | None, make_update: Callable[..., GradientUpdate] = GradientUpdate
-                  ) -> tuple[nn.Module, History]:
-    """Train a model of part B or C with Adam at a constant rate.
+def train_in_bits(
+    run: Run,
+    model: nn.Module,
+    splits: dict[str, Tensor],
+    *,
+    stage: str,
+    epochs: int,
+    batch_size: int,
+    learning_rate: float,
+    evaluate_every: int,
+    evaluated: int,
+    loss: Callable[[Tensor, torch.Generator, int], Tensor] | None = None,
+    **training,
+) -> tuple[nn.Module, History]:
+    """Train a model of part B or C: Adam, a short warm-up, a rate that falls as a half cosine.
 
     Args:
         run: gives seeds and the checkpoint.
@@ -1144,38 +1213,52 @@ def train_in_bits(run: Run, model: nn.Module, splits: dict[str, Tensor], *, stag
         stage: name of this training within the run.
         epochs: planned passes over the training images.
         batch_size: images a step.
-        learning_rate: of Adam.
+        learning_rate: peak of the rate.
         evaluate_every: steps between two looks at the three splits.
-        evaluated: images of each split for such a look.
-        at_most: updates after which to stop, if they are fewer than planned; a later call with more goes on from there.
-        time_budget: seconds, or None.
-        make_update: the kind of update.
+        evaluated: at most so many images of each split for such a look.
+        loss: what is minimised, where it is not ``model(images, generator)`` at each step.
+        training: for :func:`helpers.train.training.fit`, in place of the run's own.
 
     Returns:
-        The model with averaged weights, and the history; its evaluations are (E, 3 splits, T terms), its ``planned`` counts
-        all epochs.
+        The model with averaged weights, those with the lowest bound on the validation images; and
+        the history, its evaluations (E, 3 splits, T terms) with the bound as the first term.
     """
     device = settings.device()
     batches = Batches(splits["train"], batch_size, seed=run.seed_for("order"), device=device)
-    planned, precision = epochs * batches.per_epoch, settings.half_precision(device)
-    update = make_update(model, model, torch.optim.Adam(model.parameters(), learning_rate, fused=True), average=AVERAGE,
-                         precision=precision)
+    steps, precision = epochs * batches.per_epoch, settings.half_precision(device)
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    update = GradientUpdate(
+        model, loss or (lambda images, generator, step: model(images, generator)),
+        torch.optim.Adam(parameters, learning_rate, fused=True),
+        schedule=schedules.cosine(steps, warm_up_steps=min(500, steps // 10), end=0.01), clip=1.0,
+        average=AVERAGE, precision=precision, captured=loss is None,
+    )
+    looked_at = [images[:evaluated].to(device) for images in splits.values()]
+    averaged = update.average.module
 
     def look() -> Tensor:
-        return torch.stack([mean_bits(update.average.module, images[:evaluated], seed=run.seed_for("evaluation"),
-                                      precision=precision) for images in splits.values()])
+        return torch.stack([
+            mean_bits(averaged, images, seed=run.seed_for("evaluation"), precision=precision)
+            for images in looked_at
+        ])
 
-    history = fit(update, batches, steps=min(planned, at_most or planned), evaluate=look, evaluate_every=evaluate_every,
-                  **run.training(stage) | {"time_budget": time_budget})
-    history.planned = planned
-    return update.average.module, history
+    history = fit(
+        update, batches, steps=steps, evaluate=look, evaluate_every=evaluate_every,
+        monitor=(list(splits).index("valid"), 0), **run.training(stage) | training,
+    )
+    return averaged, history
 
 
-def final_bits(model: nn.Module, splits: dict[str, Tensor], seed: int) -> dict[str, Tensor]:
-    """The terms over whole splits: all of valid and test, and as many training images as there are in valid."""
+def final_bits(
+    model: nn.Module, splits: dict[str, Tensor], seed: int
+) -> dict[str, list[float]]:
+    """The terms over whole splits: valid, test, and as many training images as there are in valid."""
     number = {"train": len(splits["valid"])}
-    return {name: mean_bits(model, images[: number.get(name)], seed=seed, precision=settings.half_precision(settings.device()))
-            for name, images in splits.items()}
+    precision = settings.half_precision(settings.device())
+    return {
+        name: mean_bits(model, images[: number.get(name)], seed=seed, precision=precision).tolist()
+        for name, images in splits.items()
+    }
 
 
 @torch.no_grad()
@@ -1193,7 +1276,7 @@ def residual_pictures(model: ResidualVAE, test: Tensor, seed: int) -> dict[str, 
     """
     device, generator = next(model.parameters()).device, torch.Generator().manual_seed(seed)
     noise = torch.randn(100, model.latents, 8, 8, generator=generator).to(device)
-    mean, log_std = model.decode(model.prior.inverse(noise))
+    mean, log_std = model.decode(codes_of(model.prior, noise))
     pixel_noise = torch.randn(10, *mean.shape[1:], generator=generator).to(device)
     codes = model.posterior(test[:20].to(device).permute(0, 3, 1, 2).add(0.5).div(128).sub(1))[0]
     share = torch.linspace(0, 1, 10, device=device).reshape(1, 10, 1, 1, 1)
@@ -1203,53 +1286,216 @@ def residual_pictures(model: ResidualVAE, test: Tensor, seed: int) -> dict[str, 
             "interpolations": to_bytes(model.decode(between)[0])}
 
 
-def train_residual(run: Run, prior: str, dataset: str, limit: dict[str, int] | None, width: int, blocks: int, latents: int,
-                   epochs: int, batch_size: int, learning_rate: float, evaluate_every: int, evaluated: int,
-                   as_far_as: str | None = None) -> Outcome:
-    """Questions 2(a) and 2(b): the sheet's VAE with one of the two priors.
+def build_residual(
+    run: Run, prior: str, width: int, blocks: int, latents: int, log_std: str
+) -> ResidualVAE:
+    """A ResidualVAE on the device; encoder and decoder have the same weights with every prior."""
+    model = seeded(
+        lambda: ResidualVAE(StandardNormal(), width, blocks, latents, log_std),
+        run.seed_for("weights"),
+    )
+    model.prior = seeded(partial(PRIORS[prior], latents), run.seed_for("weights of the prior"))
+    return model
+
+
+def bits_of(final: dict[str, list[float]], suffix: str = "") -> dict[str, float]:
+    """The metrics of a ResidualVAE from :func:`final_bits`, with a suffix to their names."""
+    bounds = {f"{split}_bpd": terms[0] for split, terms in final.items()}
+    parts = zip(("recon", "kl", "normal_kl"), final["test"][1:], strict=True)
+    values = bounds | {f"test_{name}_bpd": value for name, value in parts}
+    return {name + suffix: value for name, value in values.items()}
+
+
+def train_residual(
+    run: Run,
+    prior: str,
+    dataset: str,
+    limit: dict[str, int] | None,
+    width: int,
+    blocks: int,
+    latents: int,
+    log_std: str,
+    **training,
+) -> Outcome:
+    """Questions 2(a) and 2(b): the sheet's VAE with one of the priors.
 
     Args:
         run: the run.
-        prior: "normal" or "flow".
-        dataset: name of the images.
-        limit: split -> at most so many images, or None.
-        width, blocks, latents: see :class:`ResidualVAE`.
-        epochs, batch_size, learning_rate, evaluate_every, evaluated: see :func:`train_in_bits`.
-        as_far_as: run whose number of updates is not exceeded, for a comparison at equal budget.
+        prior: one of ``PRIORS``.
+        dataset, limit: see :func:`load_splits`.
+        width, blocks, latents, log_std: see :class:`ResidualVAE`.
+        training: epochs, batch_size and so on, see :func:`train_in_bits`.
     """
-    data, train, test = load_splits(dataset, limit)
-    splits = three_splits(train, test)
-    model = seeded(lambda: ResidualVAE(StandardNormal(), width, blocks, latents), run.seed_for("weights"))
-    if prior == "flow":
-        model.prior = seeded(lambda: FlowPrior(latents), run.seed_for("weights of the prior"))
-    other = records.load(as_far_as) if as_far_as else None
-    averaged, history = train_in_bits(run, model, splits, stage="model", epochs=epochs, batch_size=batch_size,
-                                      learning_rate=learning_rate, evaluate_every=evaluate_every, evaluated=evaluated,
-                                      time_budget=run.time_budget, at_most=other["budget"]["done"] if other else None)
+    about, splits = load_splits(dataset, limit, validation=True)
+    model = build_residual(run, prior, width, blocks, latents, log_std)
+    averaged, history = train_in_bits(
+        run, model, splits, stage="model", **training
+    )
     final = final_bits(averaged, splits, run.seed_for("evaluation"))
-    values = {f"{split}_bpd": float(terms[0]) for split, terms in final.items()}
-    values |= {"test_recon_bpd": float(final["test"][1]), "test_kl_bpd": float(final["test"][2]),
-               "test_normal_kl_bpd": float(final["test"][3])}
-    arrays = {"train_terms": history.terms.astype(np.float32), "looks": history.evaluations.astype(np.float32),
-              "steps": history.evaluation_steps, **residual_pictures(averaged, test, run.seed_for("samples"))}
-    sizes = data.describe() | {"sizes": {split: len(images) for split, images in splits.items()}}
-    return Outcome(values, arrays, sizes, (history.done, history.planned, "updates"), [run.seed], 0, history.seconds,
-                   {"precision": settings.half_precision(settings.device()), "evaluated": {"train": len(splits["valid"])}})
+    arrays = {
+        "train_terms": history.terms.astype(np.float32), "steps": history.evaluation_steps,
+        "looks": history.evaluations.astype(np.float32), "kept": np.array(history.best),
+        **residual_pictures(averaged, splits["test"], run.seed_for("samples")),
+    }
+    return Outcome(
+        bits_of(final), arrays, about, (history.done, history.planned, "updates"), [run.seed], 0,
+        history.seconds,
+        {"precision": settings.half_precision(settings.device()),
+         "evaluated": {"train": len(splits["valid"])},
+         "kept": "the look with the lowest bound on the validation images"},
+        weights={"model": averaged},
+    )
+
+
+def variant_name(prior: str, latents: int, log_std: str, after: bool) -> str:
+    """Name of a variant in metrics and arrays, for example ``flow_4`` or ``normal_4_tanh``."""
+    return f"{prior}_{latents}" + "_tanh" * (log_std == "tanh") + "_after" * after
+
+
+@torch.no_grad()
+def code_statistics(model: ResidualVAE, images: Tensor, seed: int) -> np.ndarray:
+    """What the encoder makes of images (N, 32, 32, 3): over all numbers of their codes, the mean
+    square of the means, the mean variance, and the mean log standard deviation, (3,)."""
+    device = next(model.parameters()).device
+    x = dequantize(images.to(device), torch.Generator(device).manual_seed(seed))
+    mean, log_std = model.posterior(x)
+    parts = (mean.square(), torch.exp(2 * log_std), log_std)
+    return torch.stack([part.mean() for part in parts]).cpu().numpy()
+
+
+def train_variant(
+    run: Run,
+    splits: dict[str, Tensor],
+    width: int,
+    blocks: int,
+    *,
+    prior: str,
+    latents: int,
+    log_std: str,
+    after: bool,
+    **training,
+) -> tuple[nn.Module, list[History]]:
+    """One short training of the sheet's VAE; arguments as in :func:`train_variants`.
+
+    Returns:
+        The trained model, and a history for each of its trainings.
+    """
+    name, noise = variant_name(prior, latents, log_std, after), run.seed_for("noise")
+    model = build_residual(run, "normal" if after else prior, width, blocks, latents, log_std)
+    model, first = train_in_bits(run, model, splits, stage=name, seed=noise, **training)
+    if not after:
+        return model, [first]
+    model.requires_grad_(False)
+    model.prior = seeded(partial(PRIORS[prior], latents), run.seed_for("weights of the prior"))
+    model, second = train_in_bits(
+        run, model, splits, stage=f"{name}_prior", seed=noise, **training
+    )
+    return model, [first, second]
+
+
+def train_variants(
+    run: Run,
+    variants: list[dict],
+    dataset: str,
+    limit: dict[str, int] | None,
+    width: int,
+    blocks: int,
+    **training,
+) -> Outcome:
+    """Short trainings of the sheet's VAE that differ in one thing, with equal numbers of updates.
+
+    Args:
+        run: the run.
+        variants: dicts with prior, latents, log_std, see :class:`ResidualVAE`; and after, whether
+            the prior is trained for as many updates once more, on the codes of a model that has
+            been trained with the standard normal and stays as it is.
+        dataset, limit: see :func:`load_splits`.
+        width, blocks: see :class:`ResidualVAE`.
+        training: epochs, batch_size and so on, see :func:`train_in_bits`.
+    """
+    about, splits = load_splits(dataset, limit, validation=True)
+    values, arrays, weights, histories = {}, {}, {}, []
+    training["time_budget"] = run.time_budget and run.time_budget / sum(
+        1 + variant["after"] for variant in variants
+    )
+    for variant in variants:
+        name = variant_name(**variant)
+        model, parts = train_variant(run, splits, width, blocks, **variant, **training)
+        histories, weights[name] = histories + parts, model
+        values |= bits_of(final_bits(model, splits, run.seed_for("evaluation")), f"_{name}")
+        pictures = residual_pictures(model, splits["test"], run.seed_for("samples"))
+        arrays |= {
+            f"looks_{name}": parts[-1].evaluations.astype(np.float32),
+            f"steps_{name}": parts[-1].evaluation_steps, f"samples_{name}": pictures["samples"][:20],
+            f"codes_{name}": code_statistics(model, splits["test"][:500], run.seed_for("codes")),
+        }
+    return Outcome(
+        values, arrays, about,
+        (sum(h.done for h in histories), sum(h.planned for h in histories), "updates"), [run.seed],
+        0, sum(h.seconds for h in histories),
+        {"precision": settings.half_precision(settings.device())}, weights=weights,
+    )
 
 
 # %%
+LOOKS = {"evaluate_every": 226, "evaluated": 1000}
 RESIDUAL = {
-    "dataset": HOUSE_NUMBERS, "limit": LIMIT, "width": settings.choose(smoke=16, quick=64, full=256),
-    "blocks": settings.choose(smoke=1, quick=2, full=5), "latents": settings.choose(smoke=4, quick=16, full=16),
-    "epochs": settings.choose(smoke=1, quick=3, full=20), "batch_size": settings.choose(smoke=32, quick=64, full=128),
-    "learning_rate": 2e-4, "evaluate_every": settings.choose(smoke=3, quick=20, full=100),
-    "evaluated": settings.choose(smoke=32, quick=128, full=512),
+    "dataset": HOUSE_NUMBERS, "limit": None, "width": 256, "blocks": 5, "latents": 4,
+    "log_std": "free", "epochs": 80, "batch_size": 64, "learning_rate": 5e-4, **LOOKS,
 }
-PART_B = {"b19_2a": {"prior": "normal", **RESIDUAL}, "b19_2b": {"prior": "flow", "as_far_as": "b19_2a", **RESIDUAL}}
+SMALL_PROFILES = {
+    "quick": {
+        "dataset": "street_digits", "limit": QUICK_LIMIT, "width": 64, "blocks": 2, "epochs": 6,
+        "evaluate_every": 20, "evaluated": 128,
+    },
+    "smoke": {
+        "limit": SMOKE_LIMIT, "width": 16, "blocks": 1, "epochs": 1, "batch_size": 32,
+        "evaluate_every": 3, "evaluated": 32,
+    },
+}
+RUNS |= {
+    f"b19_2{letter}": run(
+        train_residual, full={"prior": prior, **RESIDUAL}, **SMALL_PROFILES, long=True, gpu=0.25
+    )
+    for letter, prior in (("a", "normal"), ("b", "flow"))
+}
+
 pair = {}
-for run_id, config in PART_B.items():
-    if (record := suite.attempt(run_id, train_residual, config)) is not None:
+for run_id in ("b19_2a", "b19_2b"):
+    if (record := suite.run(run_id)) is not None:
         pair[run_id] = record
+
+# %%
+SHORT = {
+    key: value for key, value in RESIDUAL.items() if key not in ("latents", "log_std")
+} | {"width": 128, "epochs": 20}
+
+
+def variants_run(*variants: tuple[str, int, str, bool]) -> object:
+    """Declaration of a run of :func:`train_variants`; each variant as (prior, latents, log_std, after)."""
+    keys = ("prior", "latents", "log_std", "after")
+    listed = [dict(zip(keys, variant, strict=True)) for variant in variants]
+    quick = SMALL_PROFILES["quick"] | {
+        "variants": listed[:4], "width": 32, "blocks": 1, "epochs": 2
+    }
+    return run(
+        train_variants, full={"variants": listed, **SHORT}, quick=quick,
+        smoke=SMALL_PROFILES["smoke"] | {"variants": listed[:2]}, long=True, gpu=0.25,
+    )
+
+
+RUNS |= {
+    "b19_2_channels": variants_run(
+        *((prior, latents, "free", False) for latents in (2, 4, 8, 16) for prior in ("normal", "flow"))
+    ),
+    "b19_2_tanh": variants_run(*((prior, 4, "tanh", False) for prior in ("normal", "channels", "flow"))),
+    "b19_2_scale": variants_run(("channels", 4, "free", False)),
+    "b19_2_after": variants_run(("flow", 4, "free", True)),
+}
+controls = {}
+for run_id in ("b19_2_channels", "b19_2_tanh", "b19_2_scale", "b19_2_after"):
+    if (record := suite.run(run_id)) is not None:
+        controls[run_id] = record
 
 
 # %%
@@ -1295,7 +1541,7 @@ if pair:
 # samples at the same noise $\epsilon$, and the same samples with their pixel noise.
 
 # %%
-if len(pair) == len(PART_B):
+if len(pair) == 2:
     normal, flow_record = pair.values()
     figure = plt.figure(figsize=(9, 5.4))
     layout = figure.add_gridspec(2, 3, height_ratios=(1.25, 1))
@@ -1323,7 +1569,7 @@ if len(pair) == len(PART_B):
     suite.figure(figure, "b19_2_comparison.png", *pair.values())
 
 # %%
-if len(pair) == len(PART_B):
+if len(pair) == 2:
     ours, plain, nats = flow_record.metrics, normal.metrics, 1 / BITS
     gain = {name: plain[name] - ours[name] for name in ("test_bpd", "test_recon_bpd", "test_kl_bpd")}
     saved = ours["test_normal_kl_bpd"] - ours["test_kl_bpd"]
@@ -1536,10 +1782,11 @@ def mixture_about(centre: Tensor, raw: Tensor) -> Tensor:
 
 
 class PixelDecoder(nn.Module):
-    """A PixelCNN about a sketch, with a receptive field of one masked kernel, conditioned on features.
+    """A PixelCNN about a sketch: its field is one masked kernel, conditioned on features.
 
     Args:
-        kernel: side of the masked kernel, odd: 7 sees 7 x 4 pixels less the present one and those to its right.
+        kernel: side of the masked kernel, odd: 7 sees 7 x 4 pixels less the present one and those
+            to its right.
         channels: of its layers.
         features: channels of the features.
         blocks: gated layers.
@@ -1549,11 +1796,13 @@ class PixelDecoder(nn.Module):
 
     def __init__(self, kernel: int, channels: int, features: int, blocks: int) -> None:
         super().__init__()
-        self.sketch, self.context = nn.Conv2d(features, 3, 1), MaskedConv2d(3, channels, kernel, "A")
+        self.sketch = nn.Conv2d(features, 3, 1)
+        self.context = MaskedConv2d(3, channels, kernel, "A")
         self.blocks = nn.ModuleList(GatedPixel(channels, features) for _ in range(blocks))
         self.head = nn.Sequential(nn.ReLU(), nn.Conv2d(channels, MIXTURE_CHANNELS, 1))
 
-    def _mixture(self, hidden: Tensor, features: Tensor, sketch: Tensor) -> Tensor:
+    def mixture(self, hidden: Tensor, features: Tensor, sketch: Tensor) -> Tensor:
+        """Parameters (B, 10 K, H, W) from what the masked layer has read, features and sketch."""
         for block in self.blocks:
             hidden = block(hidden, features)
         return mixture_about(sketch, self.head(hidden))
@@ -1564,32 +1813,27 @@ class PixelDecoder(nn.Module):
         Args:
             x: (B, 3, H, W) in [-1, 1].
             features: (B, F, H, W).
-            shown: 1 for images whose neighbours the decoder sees, 0 for others, (B, 1, 1, 1) or one number for all.
+            shown: 1 for images whose neighbours the decoder sees, 0 for others, (B, 1, 1, 1) or
+                one number for all.
         """
         sketch = self.sketch(features)
-        return self._mixture(self.context(shown * (x - sketch)), features, sketch)
+        return self.mixture(self.context(shown * (x - sketch)), features, sketch)
 
     @torch.no_grad()
     def sample(self, features: Tensor, uniform: Tensor) -> Tensor:
-        """Images (B, H, W, 3) of bytes, pixel by pixel; each step computes its own pixel only, from a crop of one kernel's size.
+        """Images (B, H, W, 3) of bytes: a pass over the whole image for each pixel.
 
         Args:
             features: (B, F, H, W).
             uniform: (B, 4, H, W) numbers in (0, 1).
         """
         number, _, height, width = features.shape
-        kernel, reach, sketch = self.context.kernel_size[0], self.context.kernel_size[0] // 2, self.sketch(features)
-        padded = features.new_zeros(number, 3, height + 2 * reach, width + 2 * reach)  # of x - sketch
-        images = torch.zeros(number, height, width, 3, dtype=torch.uint8, device=features.device)
+        x = features.new_zeros(number, 3, height, width)
         for row in range(height):
             for column in range(width):
-                crop = padded[..., row : row + kernel, column : column + kernel]
-                here = slice(row, row + 1), slice(column, column + 1)
-                raw = self._mixture(self.context.inside(crop), features[..., *here], sketch[..., *here])
-                values = mixture_sample(raw, uniform[..., row, column])
-                padded[..., row + reach, column + reach] = values / 127.5 - 1 - sketch[..., row, column]
-                images[:, row, column] = values.to(torch.uint8)
-        return images
+                raw = self(x, features)[..., row : row + 1, column : column + 1]
+                x[..., row, column] = mixture_sample(raw, uniform[..., row, column]) / 127.5 - 1
+        return ((x + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1)
 
 
 class LossyVAE(nn.Module):
@@ -1613,7 +1857,7 @@ class LossyVAE(nn.Module):
     def posterior(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log standard deviation of q(z|x), (B, latents, 8, 8) each, for x in [-1, 1]."""
         mean, raw = self.encoder(x).float().chunk(2, dim=1)
-        return mean, torch.tanh(raw)
+        return mean, free_log_std(raw)
 
     def paint(self, z: Tensor) -> Tensor:
         """Features (B, channels, 32, 32) of a code."""
@@ -1642,16 +1886,13 @@ def sight_at(step: int, blind: int) -> float:
     return 1.0 if step >= 1.5 * blind else max(0.0, (step - blind) / (0.5 * blind))
 
 
-class BlindStart(GradientUpdate):
-    """An update of a LossyVAE whose decoder is blind for the first ``blind`` steps, see :func:`sight_at`."""
+def blind_start(model: LossyVAE, blind: int) -> Callable[[Tensor, torch.Generator, int], Tensor]:
+    """A loss of a LossyVAE whose decoder is blind for the first ``blind`` steps, see :func:`sight_at`."""
 
-    def __init__(self, *arguments, blind: int, **options) -> None:
-        super().__init__(*arguments, **options)
-        self.blind = blind
+    def loss(images: Tensor, generator: torch.Generator, step: int) -> Tensor:
+        return model(images, generator, sight_at(step, blind))
 
-    def __call__(self, batch: Tensor, step: int, generator: torch.Generator) -> Tensor:
-        self.loss = partial(self.model, sight=sight_at(step, self.blind))
-        return super().__call__(batch, step, generator)
+    return loss
 
 
 # %% [markdown]
@@ -1660,18 +1901,6 @@ class BlindStart(GradientUpdate):
 
 
 # %%
-@torch.no_grad()
-def sample_by_full_passes(decoder: PixelDecoder, features: Tensor, uniform: Tensor) -> Tensor:
-    """The plain sampler of a PixelDecoder: one pass over the whole image for each pixel, of which one place is kept."""
-    number, _, height, width = features.shape
-    x = features.new_zeros(number, 3, height, width)
-    for row in range(height):
-        for column in range(width):
-            raw = decoder(x, features)[..., row : row + 1, column : column + 1]
-            x[..., row, column] = mixture_sample(raw, uniform[..., row, column]) / 127.5 - 1
-    return ((x + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1)
-
-
 with torch.random.fork_rng(devices=[]):
     torch.manual_seed(0)
     decoders = {kernel: PixelDecoder(kernel, 8, 4, 2).double() for kernel in (7, 3)}
@@ -1684,8 +1913,8 @@ for kernel, decoder in decoders.items():
     rows, columns = view.nonzero()
     assert (rows.min(), rows.max(), columns.min(), columns.max()) == (6 - reach, 6, 6 - reach, 6 + reach)
     assert view.sum() == reach * kernel + reach and not view[6, 6:].any()
-    quick, plain = decoder.sample(features, uniform), sample_by_full_passes(decoder, features, uniform)
-    assert torch.equal(quick, plain)
+    quick = sampling.draw_pixels(decoder, features, uniform, mixture_sample)
+    assert torch.equal(quick, decoder.sample(features, uniform))
     print(f"kernel {kernel}: a pixel depends on {view.sum()} others, in a field of {kernel} x {reach + 1}; "
           "crops and full passes draw equal images")
 
@@ -1715,69 +1944,107 @@ def lossy_pictures(model: LossyVAE, test: Tensor, seed: int) -> dict[str, np.nda
     def normal(*shape: int) -> Tensor:
         return torch.randn(*shape, generator=generator).to(device)
 
-    drawn = model.prior.inverse(normal(50, model.latents, 8, 8))
+    drawn = codes_of(model.prior, normal(50, model.latents, 8, 8))
     mean, log_std = model.posterior(to_signed(test[:10].to(device)))
     z = torch.cat([drawn, (mean + log_std.exp() * normal(*mean.shape)).repeat_interleave(6, 0)])
     uniform, features = torch.rand(len(z), 4, 32, 32, generator=generator).clamp(1e-6, 1 - 1e-6).to(device), model.paint(z).float()
-    images, sketches = model.pixels.sample(features, uniform).cpu().numpy(), to_bytes(model.pixels.sketch(features[50::6]))
+    images = sampling.draw_pixels(model.pixels, features, uniform, mixture_sample).cpu().numpy()
+    sketches = to_bytes(model.pixels.sketch(features[50::6]))
     rows = [test[:10].numpy()[:, None], sketches[:, None], images[50:].reshape(10, 6, 32, 32, 3)]
     return {"samples": images[:50], "decoded": np.concatenate(rows, 1).reshape(-1, 32, 32, 3)}
 
 
-def train_lossy(run: Run, dataset: str, limit: dict[str, int] | None, width: int, blocks: int, latents: int, channels: int,
-                free: float, blind: float, epochs: int, batch_size: int, learning_rate: float, evaluate_every: int,
-                evaluated: int) -> Outcome:
+FIELDS = {"": 7, "_small_field": 3}  # suffix of metrics and arrays -> side of the masked kernel
+
+
+def train_lossy(
+    run: Run,
+    dataset: str,
+    limit: dict[str, int] | None,
+    width: int,
+    blocks: int,
+    latents: int,
+    channels: int,
+    free: float,
+    blind: float,
+    **training,
+) -> Outcome:
     """The bonus: a LossyVAE with a field of 7 x 4 and one of 3 x 2, with equal numbers of updates.
 
     Args:
         run: the run; each of the two trainings gets half of its time.
-        dataset: name of the images.
-        limit: split -> at most so many images, or None.
+        dataset, limit: see :func:`load_splits`.
         width, blocks, latents, channels, free: see :class:`LossyVAE`.
         blind: share of the planned steps for which the decoder is blind.
-        epochs, batch_size, learning_rate, evaluate_every, evaluated: see :func:`train_in_bits`.
+        training: epochs, batch_size and so on, see :func:`train_in_bits`.
     """
-    data, train, test = load_splits(dataset, limit)
-    splits, values, arrays, histories = three_splits(train, test), {}, {}, []
-    blind_steps = round(blind * epochs * math.ceil(len(splits["train"]) / batch_size))
-    for kernel, name in ((7, ""), (3, "_small_field")):
-        model = seeded(lambda kernel=kernel: LossyVAE(kernel, width, blocks, latents, channels, free), run.seed_for("weights"))
+    about, splits = load_splits(dataset, limit, validation=True)
+    values, arrays, weights, histories = {}, {}, {}, []
+    steps = training["epochs"] * math.ceil(len(splits["train"]) / training["batch_size"])
+    blind_steps = round(blind * steps)
+    for suffix, kernel in FIELDS.items():
+        build = partial(LossyVAE, kernel, width, blocks, latents, channels, free)
+        model = seeded(build, run.seed_for("weights"))
         averaged, history = train_in_bits(
-            run, model, splits, stage=f"kernel_{kernel}", epochs=epochs, batch_size=batch_size, learning_rate=learning_rate,
-            evaluate_every=evaluate_every, evaluated=evaluated, at_most=histories[0].done if histories else None,
-            time_budget=run.time_budget and run.time_budget / 2 if not histories else None,
-            make_update=partial(BlindStart, blind=blind_steps))
+            run, model, splits, stage=f"kernel_{kernel}", loss=blind_start(model, blind_steps),
+            time_budget=run.time_budget and run.time_budget / 2, **training,
+        )
         histories.append(history)
-        _, recon, kl, bound = mean_bits(averaged, test, seed=run.seed_for("evaluation"),
-                                        precision=settings.half_precision(settings.device())).tolist()
-        values |= {f"test_bpd{name}": bound, f"kl{name}": kl / BITS, f"recon_bpd{name}": recon}
-        pictures = lossy_pictures(averaged, test, run.seed_for("samples"))
-        arrays |= {f"train_terms{name}": history.terms.astype(np.float32), f"looks{name}": history.evaluations.astype(np.float32),
-                   f"steps{name}": history.evaluation_steps, **{f"{kind}{name}": images for kind, images in pictures.items()}}
-    sizes = data.describe() | {"sizes": {split: len(images) for split, images in splits.items()}}
-    return Outcome(values, arrays, sizes, (sum(h.done for h in histories), sum(h.planned for h in histories), "updates"),
-                   [run.seed], 0, sum(h.seconds for h in histories),
-                   {"fields": {"": "7 x 4", "small_field": "3 x 2"}, "kl": "nats an image, one draw each", "blind": blind_steps})
+        weights[f"kernel_{kernel}"] = averaged
+        final = final_bits(averaged, splits, run.seed_for("evaluation"))
+        values |= {
+            f"test_bpd{suffix}": final["test"][3], f"valid_bpd{suffix}": final["valid"][3],
+            f"kl{suffix}": final["test"][2] / BITS, f"kl_bpd{suffix}": final["test"][2],
+            f"recon_bpd{suffix}": final["test"][1],
+        }
+        pictures = lossy_pictures(averaged, splits["test"], run.seed_for("samples"))
+        arrays |= {
+            f"train_terms{suffix}": history.terms.astype(np.float32),
+            f"looks{suffix}": history.evaluations.astype(np.float32),
+            f"steps{suffix}": history.evaluation_steps, f"kept{suffix}": np.array(history.best),
+            **{f"{kind}{suffix}": images for kind, images in pictures.items()},
+        }
+    facts = {
+        "fields": {"": "7 x 4", "small_field": "3 x 2"}, "kl": "nats an image, one draw each",
+        "blind": blind_steps, "precision": settings.half_precision(settings.device()),
+    }
+    return Outcome(
+        values, arrays, about,
+        (sum(h.done for h in histories), sum(h.planned for h in histories), "updates"),
+        [run.seed], 0, sum(h.seconds for h in histories), facts, weights=weights,
+    )
 
 
 # %%
-PART_C = {"b19_3_bonus": {
-    "dataset": HOUSE_NUMBERS, "limit": LIMIT, "width": settings.choose(smoke=16, quick=32, full=128),
-    "blocks": settings.choose(smoke=1, quick=1, full=2), "latents": 4,
-    "channels": settings.choose(smoke=8, quick=32, full=64), "free": 0.1, "blind": 1 / 30,
-    "epochs": settings.choose(smoke=1, quick=2, full=20), "batch_size": 32, "learning_rate": 5e-4,
-    "evaluate_every": settings.choose(smoke=3, quick=20, full=200), "evaluated": settings.choose(smoke=32, quick=128, full=512),
-}}
+RUNS |= {
+    "b19_3_bonus": run(
+        train_lossy,
+        full={
+            "dataset": HOUSE_NUMBERS, "limit": None, "width": 128, "blocks": 2, "latents": 4,
+            "channels": 64, "free": 0.1, "blind": 1 / 30, "epochs": 24, "batch_size": 32,
+            "learning_rate": 5e-4, "evaluate_every": 450, "evaluated": 800,
+        },
+        quick={
+            "dataset": "street_digits", "limit": QUICK_LIMIT, "width": 32, "blocks": 1,
+            "channels": 32, "epochs": 2, "evaluate_every": 20, "evaluated": 128,
+        },
+        smoke={
+            "limit": SMOKE_LIMIT, "width": 16, "channels": 8, "epochs": 1, "evaluate_every": 3,
+            "evaluated": 32,
+        },
+        long=True, gpu=0.25,
+    )
+}
 
-lossy = suite.attempt("b19_3_bonus", train_lossy, PART_C["b19_3_bonus"])
+lossy = suite.run("b19_3_bonus")
 
 # %%
-FIELDS = {"": "7 x 4", "_small_field": "3 x 2"}
+FIELD_NAMES = {"": "7 x 4", "_small_field": "3 x 2"}
 
 if lossy is not None:
     arrays = lossy.arrays
     figure, axes = plt.subplots(1, 2, figsize=(7, 2.6))
-    for (suffix, field), colour in zip(FIELDS.items(), (plotting.BLUE, plotting.VERMILION), strict=True):
+    for (suffix, field), colour in zip(FIELD_NAMES.items(), (plotting.BLUE, plotting.VERMILION), strict=True):
         looks, minibatches = arrays[f"looks{suffix}"][:, 2], arrays[f"train_terms{suffix}"]
         smooth = max(1, len(minibatches) // 100)
         minibatches = minibatches[: len(minibatches) // smooth * smooth].reshape(-1, smooth, minibatches.shape[1]).mean(1)
@@ -1786,8 +2053,8 @@ if lossy is not None:
                       label=f"field {field}, test")
             axis.plot((np.arange(len(minibatches)) + 0.5) * smooth, scale * minibatches[:, term], color=colour, alpha=0.3,
                       linewidth=0.8)
-    plotting.focus(axes[0], *(arrays[f"looks{suffix}"][:, 2, 3] for suffix in FIELDS), skip=0.3)
-    plotting.focus(axes[1], *(arrays[f"looks{suffix}"][:, 2, 2] / BITS for suffix in FIELDS), skip=0.0, margin=0.3)
+    plotting.focus(axes[0], *(arrays[f"looks{suffix}"][:, 2, 3] for suffix in FIELD_NAMES), skip=0.3)
+    plotting.focus(axes[1], *(arrays[f"looks{suffix}"][:, 2, 2] / BITS for suffix in FIELD_NAMES), skip=0.0, margin=0.3)
     axes[1].set_ylim(bottom=0)
     blind = lossy["facts"]["blind"]
     for axis in axes:
@@ -1800,17 +2067,17 @@ if lossy is not None:
     axes[1].legend(fontsize=8)
     plotting.title(figure, "PixelCNN decoder with a limited field", lossy)
     suite.figure(figure, "b19_3_train_plot.png", lossy)
-    grids = [(f"field {field}", arrays[f"samples{suffix}"][:30]) for suffix, field in FIELDS.items()]
+    grids = [(f"field {field}", arrays[f"samples{suffix}"][:30]) for suffix, field in FIELD_NAMES.items()]
     suite.figure(grid_figure("PixelCNN decoder with a limited field: samples", *grids, of=(lossy,)), "b19_3_samples.png", lossy)
     grids = [(f"field {field}: test image, the sketch of its code, six decodings of that code", arrays[f"decoded{suffix}"])
-             for suffix, field in FIELDS.items()]
+             for suffix, field in FIELD_NAMES.items()]
     figure = grid_figure("one code, decoded several times (two test images a row)", *grids, of=(lossy,), columns=16, width=4.9)
     suite.figure(figure, "b19_3_lossy_reconstructions.png", lossy)
     tables.show_results(lossy)
 
 # %%
 if lossy is not None:
-    for suffix, field in FIELDS.items():
+    for suffix, field in FIELD_NAMES.items():
         decoded = lossy.arrays[f"decoded{suffix}"].reshape(10, 8, 32, 32, 3)[:, 2:].astype(np.float64)
         blocks = decoded.reshape(10, 6, 4, 8, 4, 8, 3).mean((3, 5))
         shares = [1 - parts.var(1, ddof=1).mean() / parts.reshape(60, *parts.shape[2:]).var(0, ddof=1).mean()

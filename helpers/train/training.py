@@ -114,7 +114,7 @@ def is_out_of_memory(error: RuntimeError) -> bool:
 
 def fit(update, batches: Batches, *, steps: int, seed: int, checkpoint: Checkpoint | None = None, label: str = "training",
         evaluate: Callable[[], Sequence[float] | np.ndarray | Tensor] | None = None, evaluate_every: int | None = None,
-        monitor: int | None = None, patience: int | None = None, checkpoint_seconds: float = 60.0,
+        monitor: int | tuple[int, ...] | None = None, patience: int | None = None, checkpoint_seconds: float = 60.0,
         time_budget: float | None = None, stop_after: int | None = None) -> History:
     """Train, watch, and be ready to be killed at any moment.
 
@@ -127,7 +127,8 @@ def fit(update, batches: Batches, *, steps: int, seed: int, checkpoint: Checkpoi
         checkpoint: where the state is saved; a saved state there is resumed.
         evaluate: called before the first step, every ``evaluate_every`` steps (default: an epoch) and after the last;
             returns numbers of one shape, which become the rows of ``History.evaluations``.
-        monitor: index of the evaluated number (lower is better) whose best state is restored at the end.
+        monitor: index of the evaluated number (lower is better; (row, column) where an evaluation has rows) whose best state is
+            restored at the end: that of the averaged model where the update keeps one, for it is what is evaluated.
         patience: stop after so many evaluations without a new best.
         checkpoint_seconds: at most so much work is lost by a crash.
         time_budget: seconds after which training stops at a checkpoint, unfinished.
@@ -139,6 +140,8 @@ def fit(update, batches: Batches, *, steps: int, seed: int, checkpoint: Checkpoi
         CheckpointError: the checkpoint is damaged, another configuration's, beyond ``steps``, or the last one cannot be written.
     """
     evaluate_every = evaluate_every or batches.per_epoch
+    average = getattr(update, "average", None)
+    shown = None if monitor is None else update.model if average is None else average.module
     noise = torch.Generator(batches.tensors[0].device).manual_seed(seed % 2**63)
     state = {"step": 0, "seconds": 0.0, "evaluations": [], "evaluation_steps": [], "best": None, "stopped": False}
     terms, best_state, started, checked = None, None, time.perf_counter(), 0
@@ -200,7 +203,7 @@ def fit(update, batches: Batches, *, steps: int, seed: int, checkpoint: Checkpoi
             return
         if state["best"] is None or row[monitor] < state["evaluations"][state["best"]][monitor]:
             state["best"] = len(state["evaluations"]) - 1
-            best_state = {name: value.clone() for name, value in update.model.state_dict().items()}
+            best_state = {name: value.clone() for name, value in shown.state_dict().items()}
         elif patience is not None and len(state["evaluations"]) - 1 - state["best"] >= patience:
             state["stopped"] = True
 
@@ -240,7 +243,7 @@ def fit(update, batches: Batches, *, steps: int, seed: int, checkpoint: Checkpoi
             look(step)
             save(step, needed=True)
     if monitor is not None and best_state is not None and finished:
-        update.model.load_state_dict(best_state)
+        shown.load_state_dict(best_state)
     seconds = earlier_seconds + time.perf_counter() - started
     print(f"{label}: {step} of {steps} steps{' (stopped early)' if state['stopped'] else ''}, {seconds:.1f} s")
     rows = [row.numpy() for row in map(torch.Tensor.cpu, state["evaluations"])]

@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from helpers.publish import notebooks
+from helpers.fast import sampling
 from helpers.suite import Run
+from helpers.work.definitions import definitions
 
 
 @pytest.fixture(scope="module")
 def notebook():
-    return notebooks.definitions("3_vae_images")
+    return definitions("3_vae_images")
 
 
 def doubles(*shape, seed=0):
@@ -142,9 +143,9 @@ def test_blind_start_opens_its_eyes_once_and_gradually(notebook):
             asked.append(sight)
             return weight(batch).reshape(1)
 
-    update = notebook.BlindStart(Model(), None, torch.optim.SGD(weight.parameters(), 0.0), blind=2)
+    loss = notebook.blind_start(Model(), 2)
     for step in range(4):
-        update(torch.ones(1, 1), step, torch.Generator())
+        loss(torch.ones(1, 1), torch.Generator(), step)
     assert asked == [0.0, 0.0, 0.0, 1.0]
 
 
@@ -153,8 +154,8 @@ def test_sampling_by_crops_equals_full_passes(notebook, kernel):
     torch.manual_seed(1)
     decoder = notebook.PixelDecoder(kernel, 8, 4, 2).double()
     features, uniform = 3 * doubles(3, 4, 8, 10), uniforms(3, 4, 8, 10)
-    quick = decoder.sample(features, uniform)
-    assert torch.equal(quick, notebook.sample_by_full_passes(decoder, features, uniform))
+    quick = sampling.draw_pixels(decoder, features, uniform, notebook.mixture_sample)
+    assert torch.equal(quick, decoder.sample(features, uniform))
     assert quick.dtype == torch.uint8 and len(quick.unique()) > 50
 
 
@@ -175,9 +176,9 @@ def test_free_bits_are_a_blind_decoders_and_change_the_objective_not_the_bound(n
 
 
 def test_both_fields_get_equal_budgets_within_the_time(notebook):
-    config = notebook.PART_C["b19_3_bonus"] | {"limit": {"train": 100, "test": 20}, "epochs": 2}
+    config = notebook.RUNS["b19_3_bonus"].config("smoke") | {"limit": {"train": 100, "test": 20}, "epochs": 2}
     outcome = notebook.train_lossy(Run("b19_3_bonus", 0, "0" * 64, 1e-9), **config)
-    assert outcome.budget == (2, 12, "updates")
+    assert outcome.budget == (2, 12, "updates") and list(outcome.weights) == ["kernel_7", "kernel_3"]
     assert len(outcome.arrays["train_terms"]) == len(outcome.arrays["train_terms_small_field"]) == 1
     assert outcome.arrays["samples"].shape == (50, 32, 32, 3) and outcome.arrays["decoded"].shape == (80, 32, 32, 3)
     assert outcome.values["test_bpd"] == pytest.approx(outcome.values["recon_bpd"] + outcome.values["kl"] * notebook.BITS)

@@ -191,6 +191,20 @@ def test_early_stopping_keeps_the_best_state():
     assert torch.equal(model.weight, weights[2])
 
 
+def test_the_best_state_is_the_averaged_models_where_there_is_one_and_rows_can_be_watched():
+    model, batches, update = regression(average=0.5)
+    scores, weights = iter([5.0, 3.0, 1.0, 2.0]), []
+
+    def evaluate():
+        weights.append(update.average.module.weight.clone())
+        return [[0.0, 1.0], [0.0, next(scores)]]
+
+    history = fit(update, batches, steps=30, seed=0, evaluate=evaluate, evaluate_every=10, monitor=(1, 1))
+    assert history.best == 2 and history.evaluations.shape == (4, 2, 2)
+    assert torch.equal(update.average.module.weight, weights[2]) and not torch.equal(weights[2], weights[3])
+    assert not torch.equal(model.weight, weights[2])
+
+
 def test_exponential_average_follows_its_formula():
     source = nn.Linear(2, 1)
     average = ExponentialAverage(source, 0.75)
