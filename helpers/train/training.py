@@ -148,19 +148,20 @@ def fit(update, batches: Batches, *, steps: int, seed: int, checkpoint: Checkpoi
     saved = checkpoint.load(batches.tensors[0].device) if checkpoint else None
     last = steps if stop_after is None else min(steps, stop_after)
     if saved is not None:
-        if saved["loop"]["step"] > steps:
-            raise CheckpointError(f"{checkpoint.path} is at step {saved['loop']['step']:,}, beyond the {steps:,} steps "
-                                  "asked for; nothing was loaded or overwritten: move it away to start anew")
-        update.load_state_dict(saved["update"])
-        if len(saved["noise"]) == len(noise.get_state()):
-            noise.set_state(saved["noise"].cpu())
-        else:  # saved on another kind of device, whose generator is another one: the noise starts a stream of its own
-            noise.manual_seed((seed + saved["loop"]["step"]) % 2**63)
-        state, best_state = saved["loop"], saved["best_state"]
-        if saved["terms"] is not None:
-            terms = torch.empty((steps, *saved["terms"].shape[1:]), device=saved["terms"].device)
-            terms[: state["step"]] = saved["terms"]
-        checked = state["step"]
+        with checkpoint.restoring(saved, update):
+            if saved["loop"]["step"] > steps:
+                raise CheckpointError(f"{checkpoint.path} is at step {saved['loop']['step']:,}, beyond the {steps:,} steps "
+                                      "asked for; nothing was loaded or overwritten: move it away to start anew")
+            update.load_state_dict(saved["update"])
+            if len(saved["noise"]) == len(noise.get_state()):
+                noise.set_state(saved["noise"].cpu())
+            else:  # saved on another kind of device, whose generator is another one: the noise starts a stream of its own
+                noise.manual_seed((seed + saved["loop"]["step"]) % 2**63)
+            state, best_state = saved["loop"], saved["best_state"]
+            if saved["terms"] is not None:
+                terms = torch.empty((steps, *saved["terms"].shape[1:]), device=saved["terms"].device)
+                terms[: state["step"]] = saved["terms"]
+            checked = state["step"]
         print(f"{label}: resumed at step {state['step']} of {steps}")
     earlier_seconds, last_saved = state["seconds"], time.perf_counter()
 
