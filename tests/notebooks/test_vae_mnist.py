@@ -1,7 +1,9 @@
 """Notebook 2: estimators against torch.distributions and autograd, bounds that rise, extremes."""
 
 import math
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from torch.distributions import Bernoulli, Normal, kl_divergence
@@ -265,3 +267,105 @@ def test_the_loss_of_the_flow_is_the_one_draw_loss_in_expectation(notebook):
     kl = float(model(x, noise)[2])
     assert abs(kl - float(plain)) > 0.05  # the flow does change something
     assert kl == pytest.approx(float(one_draw.mean()), abs=4 * float(one_draw.std()) / len(noise) ** 0.5)
+
+
+# The importance-weighted bound as a loss
+
+
+def importance_vae(notebook):
+    torch.manual_seed(0)
+    return notebook.ImportanceVAE(5, 20).double()
+
+
+def test_the_importance_weighted_loss_is_the_bound_that_is_reported(notebook):
+    model, x, noise = importance_vae(notebook), binary(6, 784), doubles(16, 6, 5)
+    model.requires_grad_(False)
+    weights = notebook.log_weights(model, x, noise)
+    loss, one_draw = model(x, noise)
+    assert float(loss) == pytest.approx(float(-(weights.logsumexp(0) - math.log(16)).mean()), abs=1e-10)
+    assert float(one_draw) == pytest.approx(float(-weights.mean()), abs=1e-10)
+    assert float(loss) < float(one_draw)
+    smaller = torch.stack([model(x, part)[0] for part in noise.split(4)]).mean()
+    assert float(loss) <= float(smaller) <= float(one_draw)
+
+
+def test_with_one_draw_the_loss_is_the_elbo_in_expectation(notebook):
+    model = importance_vae(notebook)
+    plain = notebook.BernoulliVAE(5, 20).double()
+    plain.load_state_dict(model.state_dict())
+    x, noise = binary(1, 784).expand(20_000, -1), doubles(1, 20_000, 5)
+    with torch.no_grad():
+        loss, sgvb = model(x, noise)
+        weights = notebook.log_weights(model, x, noise)
+        elbo = plain(x, noise[0])[0]
+    assert float(loss) == pytest.approx(float(sgvb), abs=1e-9)
+    assert float(loss) == pytest.approx(float(elbo), abs=4 * float(weights.std()) / len(x) ** 0.5)
+
+
+def test_the_gradient_weighs_draws_by_how_well_they_explain(notebook):
+    model, x, noise = importance_vae(notebook), binary(3, 784), doubles(8, 3, 5)
+    parameters = list(model.parameters())
+    gradients = torch.autograd.grad(model(x, noise)[0], parameters)
+    weights = notebook.log_weights(model, x, noise)
+    expected = torch.autograd.grad(-(weights.softmax(0).detach() * weights).sum(0).mean(), parameters)
+    for ours, theirs in zip(gradients, expected, strict=True):
+        assert torch.allclose(ours, theirs, atol=1e-10)
+
+
+def test_a_stack_trains_its_members_on_the_bound_alone(notebook):
+    def build():
+        return notebook.ImportanceVAE(5, 20)
+
+    stack, x, noise = Stack(build, [0, 1]), torch.rand(2, 4, 784).round(), torch.randn(2, 3, 4, 5)
+    alone = torch.stack([stack.member(s, build)(x[s], noise[s]) for s in range(2)])
+    assert torch.allclose(stack(x, noise), alone, rtol=1e-5)
+
+
+# What the tables of the answers are made of
+
+
+def noted(**metrics):
+    """A record as far as the tables look at it: metric -> (mean, deviation, seeds)."""
+    return SimpleNamespace(metrics={name: mean for name, (mean, _, _) in metrics.items()},
+                           spread={name: {"std": std, "n": n} for name, (_, std, n) in metrics.items()})
+
+
+def test_a_difference_and_its_standard_error(notebook):
+    first, second = noted(a=(3.0, 0.6, 9)), noted(b=(1.0, 0.4, 4))
+    assert notebook.mean_difference(first, "a", second, "b") == pytest.approx((2.0, math.hypot(0.2, 0.2)))
+    assert notebook.mean_difference(noted(a=(1.0, 0.0, 1)), "a", second, "b")[1] == pytest.approx(0.2)
+
+
+def test_agreement_with_chance(notebook):
+    generator = np.random.default_rng(0)
+    results = np.ones((5, 4001, 3))
+    results[..., 1] += 0.1 * generator.standard_normal((5, 4001))
+    results[..., 2] = 0.1
+    results[:, 0, 1] = 100  # a single draw is left out
+    (_, one, by_chance), (_, two, _) = notebook.agreement(results)
+    assert by_chance == pytest.approx(0.6827, abs=1e-4)
+    assert one == pytest.approx(by_chance, abs=0.02)
+    assert two == pytest.approx(0.9545, abs=0.01)
+    results[..., 2] = 0.05  # errors that are too small are found out
+    assert notebook.agreement(results)[0][1] < 0.5
+
+
+def test_what_a_bound_pays_above_its_floor(notebook):
+    least = 784 * math.log(0.1 * math.sqrt(2 * math.pi))
+    record = noted(neg_elbo=(least + 30, 0, 1), recon=(least + 20, 0, 1), kl=(10.0, 0, 1))
+    record = type("Noted", (), {"metrics": record.metrics, "__getitem__": lambda self, key: {"sigma": 0.1}})()
+    (_, whole, bits), (_, kl, _), (_, squares, _) = notebook.above_the_floor(record)
+    assert (whole, kl, squares) == pytest.approx((30.0, 10.0, 20.0))
+    assert bits == pytest.approx(notebook.bits_per_dimension(least + 30) - notebook.bits_per_dimension(least))
+
+
+def test_a_flow_s_gain_is_split_into_model_and_posterior(notebook):
+    plain = np.array([[-96.0, 0.0, -92.0], [-94.0, 0.0, -90.0]])
+    better_model = plain + 1.0  # both bounds rise: the gap stays
+    better_posterior = plain + np.array([1.0, 0.0, 0.0])
+    for other, changes in ((better_model, (-1.0, -1.0, 0.0)), (better_posterior, (-1.0, 0.0, -1.0))):
+        rows = notebook.flow_gain({"bounds_0": plain, "bounds_8": other}, 8)
+        assert [row[0] for row in rows] == ["-ELBO", "-log p(x)", "gap"]
+        assert [row[3] for row in rows] == pytest.approx(changes)
+        assert [row[4] for row in rows] == pytest.approx([2**0.5, 2**0.5, 0.0])
+        assert [row[1] for row in rows] == pytest.approx([95.0, 91.0, 4.0])
