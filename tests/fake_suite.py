@@ -8,10 +8,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from helpers.publish import percent
 from helpers.results import deliverables, tables
 from helpers.results.digests import source_digest
 
-SOURCE = "def train(run):\n    return 1\n"
+SOURCE = "# %%\ndef train(run):\n    return 1\n\n\n# %%\ntables.show_results(record)\n"
 PROSE = "The least possible value is known, the measured one is close to it, and few samples explain the difference. " * 2
 
 
@@ -73,13 +74,14 @@ def notebook(name: str, entries: list[dict]) -> dict:
             rows.append(f"| {entry['id']} | {metric} | {ours} | 3 | - | - | - | full budget |")
     table = "\n".join(["| run | metric | ours | seeds | sheet | target | bound | budget and data |", "| --- " * 8 + "|", *rows])
     output = {"output_type": "display_data", "metadata": {}, "data": {"text/markdown": table.splitlines(keepends=True)}}
-    code = {"cell_type": "code", "execution_count": 1, "id": "cell-000", "metadata": {}, "source": "tables.show_results(record)",
-            "outputs": [output]}
+    code = [{"cell_type": "code", "execution_count": count, "id": f"code-{count}", "metadata": {}, "source": source,
+             "outputs": []} for count, source in enumerate(percent.code(SOURCE), 1)]
+    code[-1]["outputs"] = [output]
     answers = [{"cell_type": "markdown", "id": f"cell-{number:03d}", "metadata": {"tags": [f"answer:{answer['id']}"]},
                 "source": f"**Answer ({answer['id']}): {answer['text']}**\n\n{PROSE}"}
                for number, answer in enumerate(deliverables.answers(), 1) if answer["notebook"] == name]
-    stamp = {"source": hashlib.sha256(SOURCE.encode()).hexdigest(), "profile": "full"}
-    return {"cells": [code, *answers], "metadata": {"suite": stamp}, "nbformat": 4, "nbformat_minor": 5}
+    stamp = {"source": percent.digest(SOURCE), "profile": "full"}
+    return {"cells": [*code, *answers], "metadata": {"suite": stamp}, "nbformat": 4, "nbformat_minor": 5}
 
 
 def make(folder: Path) -> Path:

@@ -159,7 +159,7 @@ class Submission:
 @cache
 def _digest_of(function: str, source: bytes) -> str | None:
     try:
-        return source_digest(function, source.decode())
+        return source_digest(function, source.decode("utf-8-sig"))
     except PARSING_ERRORS:
         return None
 

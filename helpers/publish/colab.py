@@ -65,11 +65,12 @@ def install(lines: list[str]) -> None:
         return
     print(f"installing {', '.join(lines)}")
     there = [f"{name}=={_version(name)}\n" for name in _requirements() if _version(name)]
-    with tempfile.NamedTemporaryFile("w", suffix=".txt") as constraints:
+    with tempfile.NamedTemporaryFile("w", suffix=".txt", encoding="utf-8") as constraints:
         constraints.writelines(there)
         constraints.flush()
         pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "install", "--quiet", "--constraint", constraints.name]
-        result = subprocess.run([*pip, *lines], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+        result = subprocess.run([*pip, *lines], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding="utf-8",
+                                errors="replace", check=False)
     if result.returncode:
         raise RuntimeError(f"pip could not install {', '.join(lines)}:\n{result.stdout.strip()}")
     importlib.invalidate_caches()
@@ -95,7 +96,7 @@ def pack() -> None:
 
 def _requirements() -> dict[str, str]:
     """Package -> its line in ``requirements.txt``."""
-    text = (settings.PROJECT_ROOT / "requirements.txt").read_text()
+    text = (settings.PROJECT_ROOT / "requirements.txt").read_text(encoding="utf-8")
     lines = (line.split("#")[0].strip() for line in text.splitlines())
     return {re.split(r"[<>=!~\[ ]", line)[0]: line for line in lines if line}
 
@@ -132,7 +133,7 @@ def _bring_records(source: Path, target: Path) -> int:
     records = [path for path in sorted((source / "results").glob("*.json")) if not (target / "results" / path.name).exists()]
     contents = {}
     for path in records:
-        figures = [source / "figures" / name for name in json.loads(path.read_text())["figures"]]
+        figures = [source / "figures" / name for name in json.loads(path.read_text(encoding="utf-8"))["figures"]]
         for part in (*figures, path.with_suffix(".npz"), path):  # the record last: it tells that the others are there
             if part.is_file():
                 contents[target / part.relative_to(source)] = part.read_bytes()

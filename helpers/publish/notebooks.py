@@ -6,21 +6,30 @@ clean kernel, and carries a stamp that tells later what it was built from.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
 import time
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from helpers import settings
 from helpers.files import write_together
+from helpers.publish import kernels, percent
 from helpers.work.definitions import FOLDER, NotebookError, definitions, names, source_path
 
 __all__ = ["FOLDER", "Check", "NotebookError", "build", "check", "definitions", "names", "source_path"]
 
-MACHINE_PATH = re.compile(r"(?<![\w.:/])/(?:home|root|tmp|work|Users|content|mnt)/\w")
+MACHINE_PATH = re.compile(r"(?<![\w.:/])/(?:home|root|tmp|work|Users|mnt)/\w")  # /content is the same on every Colab
+PROFILE = re.compile(rf"^profile: ({'|'.join(settings.PROFILES)})\b", re.MULTILINE)  # a line of every first cell
+RAN = re.compile(r"^run to its end, code ([0-9a-f]{12})$", re.MULTILINE)  # the last cell's line
+COPIES = r"(?:Copy of )*{}(?: ?\(\d+\)| copy(?: \d+)?| - Copy|-Copy\d+)*\.ipynb"  # what Drive, browsers and desktops call copies
+METADATA = {
+    "accelerator": "GPU", "colab": {"gpuType": "T4", "provenance": []},  # Colab opens it on a GPU
+    "kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"},
+    "jupytext": {"cell_metadata_filter": "tags,-all", "notebook_metadata_filter": "-all"},  # what saving it in Jupyter adds
+}
 
 
 def build(name: str) -> Path:
@@ -32,47 +41,68 @@ def build(name: str) -> Path:
         The path of the executed notebook, under the profile's output folder.
 
     Raises:
-        NotebookError: a cell failed; the notebook as far as it came is kept under ``build/failed/`` and the saved one
-            is left as it was.
+        NotebookError: a cell failed, or the kernel died; the notebook as far as it came is kept under ``build/failed/`` and
+            the saved one is left as it was.
     """
     import jupytext
-    import nbformat
-    from nbclient import NotebookClient
-    from nbclient.exceptions import CellExecutionError
+    from nbclient.exceptions import CellExecutionError, DeadKernelError
 
-    path = source_path(name)
-    notebook = jupytext.read(path)
+    text = percent.read(source_path(name))
+    notebook = jupytext.reads(text, fmt="py:percent")
     for index, cell in enumerate(notebook.cells):
         cell["id"] = f"cell-{index:03d}"  # random by default: the same source gives the same file
-    notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
-    notebook.metadata["suite"] = {"source": _text_digest(path), "profile": settings.profile(), **settings.environment()}
-    client = NotebookClient(notebook, timeout=None, kernel_name="python3", resources={"metadata": {"path": str(FOLDER)}},
-                            record_timing=False, extra_arguments=["--log-level=ERROR"])  # no remarks on how kernels connect
+    notebook.metadata = type(notebook.metadata)({
+        **METADATA, "suite": {"source": percent.digest(text), "profile": settings.profile(), **settings.environment()},
+    })
+    client, kills = kernels.client(notebook, FOLDER), kernels.kills()
     changed = {"SUITE_PROFILE": settings.profile(), "SUITE_PROGRESS": "off", "SUITE_RETRAIN": "", "PYTHONHASHSEED": "0"}
     before = {key: os.environ.get(key) for key in changed}
     os.environ.update(changed)
     try:
         client.execute()
-    except CellExecutionError as error:
-        failed = settings.PROJECT_ROOT / "build" / "failed" / f"{name}.ipynb"
-        write_together({failed: nbformat.writes(notebook).encode()})
-        raise NotebookError(f"{name} failed (kept in build/failed/{name}.ipynb):\n{error}") from error
+    except (CellExecutionError, DeadKernelError) as error:
+        write_together({settings.PROJECT_ROOT / "build" / "failed" / f"{name}.ipynb": _file(notebook)})
+        died = isinstance(error, DeadKernelError)
+        message = kernels.death(name, notebook, client.cell_begun, kills) if died else f"{name} failed"
+        raise NotebookError(f"{message} (kept in build/failed/{name}.ipynb)" + ("" if died else f":\n{error}")) from error
     finally:
         for key, value in before.items():
             os.environ.pop(key) if value is None else os.environ.update({key: value})
-    notebook.metadata.pop("jupytext", None)
     target = settings.output_folder() / "notebooks" / f"{name}.ipynb"
-    write_together({target: nbformat.writes(notebook).encode()})
+    write_together({target: _file(notebook)})
     return target
+
+
+def _file(notebook) -> bytes:
+    """The bytes of a notebook as Jupyter itself writes them, so that opening and saving it changes nothing."""
+    import nbformat
+
+    return (nbformat.writes(notebook).rstrip("\n") + "\n").encode()
 
 
 @dataclass(frozen=True)
 class Check:
-    """What :func:`check` found of one saved notebook: a state and the reasons for it."""
+    """What :func:`check` found of one saved notebook: a state, the reasons for it, and the profile it was run with."""
 
     name: str
     state: str  # fresh, stale, hollow, failed or missing
     reasons: tuple[str, ...] = ()
+    profile: str | None = field(default=None, compare=False)
+
+
+def saved_path(name: str, folder: Path) -> Path:
+    """Where a notebook is saved: ``name.ipynb``, or the only file there that a browser or Drive named as a copy of it.
+
+    Raises:
+        NotebookError: there is no ``name.ipynb`` and there are several copies.
+    """
+    path = folder / f"{name}.ipynb"
+    if path.exists() or not folder.is_dir():
+        return path
+    copies = sorted(other for other in folder.iterdir() if re.fullmatch(COPIES.format(re.escape(name)), other.name))
+    if len(copies) > 1:
+        raise NotebookError(f"{', '.join(copy.name for copy in copies)}: which one counts? Name it {path.name}")
+    return copies[0] if copies else path
 
 
 def check(name: str, folder: Path | None = None, sources: Path | None = None) -> Check:
@@ -84,38 +114,65 @@ def check(name: str, folder: Path | None = None, sources: Path | None = None) ->
         sources: where the ``.py`` lies (default: the project's ``notebooks/``).
 
     ``missing``: not there or not a notebook. ``failed``: a cell ended in an error, wrote to stderr or shows a path of
-    the machine it ran on. ``hollow``: a cell was not run, or not in order. ``stale``: the source has changed since.
+    the machine it ran on. ``hollow``: a cell was not run, or not in order. ``stale``: its code is not that of the source, the
+    source has changed since, or it was run again with another profile than it was built with.
     """
-    path = (folder or FOLDER) / f"{name}.ipynb"
     try:
-        content = json.loads(path.read_text())
+        path = saved_path(name, folder or FOLDER)
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
         cells = [cell for cell in content["cells"] if cell["cell_type"] == "code" and "".join(cell["source"]).strip()]
         outputs = [[_output(output) for output in cell["outputs"]] for cell in cells]
         counts = [cell["execution_count"] for cell in cells]
-        stamp = content["metadata"].get("suite", {}).get("source")
+        code = ["".join(cell["source"]) for cell in cells]
+        stamp = dict(content["metadata"].get("suite", {}))
     except FileNotFoundError:
-        return Check(name, "missing", (f"{path.name} is not there",))
+        return Check(name, "missing", (f"{name}.ipynb is not there",))
+    except NotebookError as error:
+        return Check(name, "missing", (str(error),))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         return Check(name, "missing", (f"{path.name} is not a notebook: {error!r}",))
-    reasons = []
+    printed = "\n".join(text for cell_outputs in outputs for kind, text in cell_outputs if kind == "stdout")
+    profiles = sorted({*PROFILE.findall(printed)} or {stamp.get("profile")} - {None})
+    profile = profiles[0] if len(profiles) == 1 else None
+    if reasons := tuple(dict.fromkeys(_faults(outputs))):
+        return Check(name, "failed", reasons, profile)
+    first = counts[0] if counts else None  # a cell that was run and removed, as one that mounts a Drive, leaves no gap
+    if not isinstance(first, int) or counts != list(range(first, first + len(cells))):
+        return Check(name, "hollow", ("its cells were not run from top to bottom in one go",), profile)
+    if not any(outputs):
+        return Check(name, "hollow", ("it has no outputs",), profile)
+    reasons = tuple(_outdated(code, printed, stamp, profiles, (sources or FOLDER) / f"{name}.py"))
+    return Check(name, "stale" if reasons else "fresh", reasons, profile)
+
+
+def _faults(outputs: list[list[tuple[str, str]]]) -> Iterator[str]:
+    """What no output of a notebook that is handed in should hold."""
     for number, cell_outputs in enumerate(outputs, 1):
         for kind, text in cell_outputs:
             if kind in ("error", "stderr"):
-                reasons.append(f"code cell {number} {'ends in an error' if kind == 'error' else 'writes to stderr'}")
+                yield f"code cell {number} {'ends in an error' if kind == 'error' else 'writes to stderr'}"
             elif MACHINE_PATH.search(text):
-                reasons.append(f"code cell {number} shows a path of the machine it ran on")
-    if reasons:
-        return Check(name, "failed", tuple(dict.fromkeys(reasons)))
-    if counts != list(range(1, len(cells) + 1)):
-        return Check(name, "hollow", ("its cells were not run from top to bottom in one go",))
-    if not any(outputs):
-        return Check(name, "hollow", ("it has no outputs",))
-    source = (sources or FOLDER) / f"{name}.py"
-    if not source.is_file():
-        return Check(name, "stale", (f"its source {name}.py is not there",))
-    if stamp != _text_digest(source):
-        return Check(name, "stale", (f"{name}.py has changed since it was built",))
-    return Check(name, "fresh")
+                yield f"code cell {number} shows a path of the machine it ran on"
+
+
+def _outdated(code: list[str], printed: str, stamp: dict, profiles: list[str], source: Path) -> Iterator[str]:
+    """Why a saved notebook is not one of this source and of the profile that its stamp names."""
+    built = stamp.get("profile")
+    if others := [name for name in profiles if built is not None and name != built]:
+        yield (f"it was built with the {built} profile and run again with {' and '.join(others)}, so its outputs are of that: "
+               f"run it again with SUITE_PROFILE={built}, or build it")
+        return
+    try:
+        text = percent.read(source)
+    except OSError:
+        yield f"its source {source.name} is not there"
+        return
+    same_source = stamp.get("source") == percent.digest(text)
+    if apart := percent.differences(code, percent.code(text)):
+        who = "was edited after it was built" if same_source else f"and {source.name} are not of one version"
+        yield f"the notebook {who}: {'; '.join(apart)}"
+    elif not same_source and RAN.findall(printed)[-1:] != [percent.code_digest(code)]:
+        yield f"{source.name} has changed since it was built"
 
 
 def _output(output: dict) -> tuple[str, str]:
@@ -125,10 +182,6 @@ def _output(output: dict) -> tuple[str, str]:
     if output["output_type"] == "error":
         return "error", ""
     return "data", "".join("".join(value) for key, value in output["data"].items() if key.startswith("text/"))
-
-
-def _text_digest(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def register(commands) -> None:

@@ -19,7 +19,7 @@ def speed_table() -> str:
     lines = ["| what | peer | ours | theirs | unit | ratio | aim | peak MiB |", "|---|---|---:|---:|---|---:|---:|---:|"]
     machines = []
     for path in sorted((settings.PROJECT_ROOT / "benchmarks" / "results").glob("*.json")):
-        content = json.loads(path.read_text())
+        content = json.loads(path.read_text(encoding="utf-8"))
         if content["benchmark"] in (SHARES, RATES):
             continue
         machine = content["machine"]
@@ -47,7 +47,7 @@ def shares_table() -> list[str]:
              "should take on a T4, an estimate from counted operations (how: `benchmarks/loop_shares.py`):", "",
              "| run | steps/s | model | optimiser | data | loop | memory MiB | T4 minutes, estimated |",
              "|---|---:|---:|---:|---:|---:|---:|---:|"]
-    for row in json.loads(path.read_text())["rows"]:
+    for row in json.loads(path.read_text(encoding="utf-8"))["rows"]:
         cells = [f"`{row['run']}`", f"{row['steps_per_second']:.3g}", *(f"{row[part]:.1%}" for part in parts),
                  f"{row['memory_megabytes']:.0f}", f"{row['t4_minutes']:.2g}"]
         lines.append(f"| {' | '.join(cells)} |")
@@ -107,7 +107,7 @@ def update(check: bool = False, path: Path | None = None) -> bool:
         ValueError: the README lacks a pair of markers.
     """
     path = path or settings.PROJECT_ROOT / "README.md"
-    text = path.read_text()
+    text = path.read_text(encoding="utf-8")
     new = _between(_between(text, BEGIN, END, table(), path.name), SPEED_BEGIN, SPEED_END, speed_table(), path.name)
     if new != text and not check:
         write_together({path: new.encode()})

@@ -101,7 +101,7 @@ def write_numbers() -> Path:
         leftover.unlink()
     paths = {name: path.relative_to(folder).as_posix() for name, path in prepared.items()}
     path = folder / "numbers.tex"
-    mentioned = (settings.PROJECT_ROOT / "report.tex").read_text()
+    mentioned = (settings.PROJECT_ROOT / "report.tex").read_text(encoding="utf-8")
     further = {name: entry["id"] for entry in deliverables.asked_runs() if (record := find(entry["id"])) is not None
                for name in record["figures"] if name in paths and name not in mentioned}
     write_together({path: latex.numbers(find, is_stale, paths, gaps, further).encode()})
@@ -130,7 +130,7 @@ def build() -> tuple[Path, list[str]]:
                               timeout=SECONDS)
     except subprocess.TimeoutExpired as error:
         raise ReportError(f"LaTeX was still running after {SECONDS} s; its log is {folder / 'report.log'}") from error
-    log = (folder / "report.log").read_text(errors="replace") if (folder / "report.log").exists() else ""
+    log = (folder / "report.log").read_text(encoding="utf-8", errors="replace") if (folder / "report.log").exists() else ""
     if done.returncode:
         errors = re.findall(r"^(?:!|.*:\d+:) .*(?:\n.*){0,3}", log, flags=re.M)[:3]
         raise ReportError("LaTeX failed:\n" + ("\n".join(errors) or done.stdout.decode(errors="replace")[-1500:]))

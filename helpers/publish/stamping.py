@@ -13,7 +13,6 @@ the same. A notebook that gains a cell is left stale: a cell that was never run 
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 import tomllib
@@ -21,7 +20,7 @@ from pathlib import Path
 
 from helpers import settings
 from helpers.files import write_together
-from helpers.publish import notebooks
+from helpers.publish import notebooks, percent
 from helpers.settings import SettingError
 
 GITHUB = "https://github.com/"
@@ -92,7 +91,7 @@ def setting(root: Path = settings.PROJECT_ROOT) -> str:
     Raises:
         SettingError: the address is not one of GitHub.
     """
-    urls = tomllib.loads((root / "pyproject.toml").read_text())["project"].get("urls", {})
+    urls = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"].get("urls", {})
     if "Repository" not in urls:
         return ""
     if not urls["Repository"].startswith(GITHUB):
@@ -119,7 +118,7 @@ def stamped(repository: str, root: Path = settings.PROJECT_ROOT) -> dict[Path, s
     Raises:
         SettingError: a file lacks the place where the address belongs.
     """
-    texts = {path: path.read_text() for path in (root / "pyproject.toml", root / "README.md", *_sources(root))}
+    texts = {path: path.read_text(encoding="utf-8") for path in (root / "pyproject.toml", root / "README.md", *_sources(root))}
     project, readme, *sources = texts
     line = f'Repository = "{GITHUB}{repository}"\n' if repository else ""
     texts[project] = _once(_URLS, lambda match: match[1] + line, texts[project], project, "[project.urls]")
@@ -149,7 +148,7 @@ def stamp(repository: str, root: Path = settings.PROJECT_ROOT) -> list[str]:
     """
     contents: dict[Path, bytes] = {}
     for path, text in stamped(checked(repository) if repository else "", root).items():
-        if text == path.read_text():
+        if text == path.read_text(encoding="utf-8"):
             continue
         if path.suffix == ".py" and (carried := _carried(path, text)) is not None:
             contents[path.with_suffix(".ipynb")] = carried
@@ -166,7 +165,7 @@ def complaints(root: Path = settings.PROJECT_ROOT) -> list[str]:
     """
     repository = setting(root)
     found = [f"{path.relative_to(root)}: the address, the badge or the first or last cell is another one"
-             for path, text in stamped(repository, root).items() if text != path.read_text()]
+             for path, text in stamped(repository, root).items() if text != path.read_text(encoding="utf-8")]
     for source in _sources(root):
         path = source.with_suffix(".ipynb")
         if not path.is_file():
@@ -195,7 +194,7 @@ def _carried(source: Path, text: str) -> bytes | None:
     if notebooks.check(source.stem, source.parent, source.parent).state != "fresh":
         return None
     saved = nbformat.read(source.with_suffix(".ipynb"), as_version=4)
-    before, after = (jupytext.reads(content, fmt="py:percent").cells for content in (source.read_text(), text))
+    before, after = (jupytext.reads(content, fmt="py:percent").cells for content in (source.read_text(encoding="utf-8"), text))
     if len(before) != len(after) or [cell.source for cell in before] != [cell.source for cell in saved.cells]:
         return None
     for cell, old, new in zip(saved.cells, before, after, strict=True):
@@ -203,14 +202,14 @@ def _carried(source: Path, text: str) -> bytes | None:
             if cell.get("outputs"):
                 return None
             cell.source = new.source
-    saved.metadata["suite"]["source"] = hashlib.sha256(text.encode()).hexdigest()
+    saved.metadata["suite"]["source"] = percent.digest(text)
     return nbformat.writes(saved).encode()
 
 
 def _agrees(path: Path, repository: str) -> bool:
     """Whether a saved notebook has the badge and the first cell of the setting."""
     try:
-        title, first = ("".join(cell["source"]) for cell in json.loads(path.read_text())["cells"][:2])
+        title, first = ("".join(cell["source"]) for cell in json.loads(path.read_text(encoding="utf-8"))["cells"][:2])
     except (ValueError, KeyError, TypeError):
         return False
     link = badge(repository, path.stem)

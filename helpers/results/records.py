@@ -34,7 +34,7 @@ class Record:
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
-            self.content = json.loads(path.read_text(encoding="utf-8"))
+            self.content = json.loads(path.read_text(encoding="utf-8-sig"))
             self.id, self.metrics, self.spread = (self.content[key] for key in ("id", "metrics", "spread"))
         except (ValueError, KeyError, TypeError) as error:
             raise RecordError(f"{path} is not a readable record ({error}); move it away, or train it again with "
@@ -185,7 +185,7 @@ def state(record: Record) -> str:
     """``recorded``, ``partial`` (budget not spent) or ``stale`` (the code or a run that it rests on has changed since)."""
     path = settings.PROJECT_ROOT / "notebooks" / f"{record['notebook']}.py"
     try:
-        current = source_digest(record["function"], path.read_text(encoding="utf-8"))
+        current = source_digest(record["function"], path.read_text(encoding="utf-8-sig"))
     except (OSError, KeyError, SyntaxError):
         current = None
     if current != record["source"] or rests_on_another(record):

@@ -117,8 +117,8 @@ def answer(question: dict, tree: Path, profile: str) -> list[dict]:
             environment["SUITE_OUTPUT"] = str(tree)
         for name in ("SUITE_RETRAIN", "SUITE_MINUTES"):
             environment.pop(name, None)
-        done = subprocess.run([sys.executable, str(PROBE)], cwd=tree, env=environment, input=json.dumps(question), text=True,
-                              capture_output=True, check=False)
+        done = subprocess.run([sys.executable, str(PROBE)], cwd=tree, env=environment, input=json.dumps(question),
+                              encoding="utf-8", capture_output=True, check=False)
     if done.returncode:
         which = "present" if tree == settings.PROJECT_ROOT else "old"
         raise RestampError(f"the run fails with the {which} code: {done.stderr.strip().splitlines()[-1]}")
@@ -138,7 +138,7 @@ def old_digest(function: str, notebook_source: str, tree: Path) -> str:
     code = ("import sys\ntry:\n    from helpers.results.digests import source_digest\nexcept ImportError:\n"
             "    from helpers.digests import source_digest\nprint(source_digest(sys.argv[1], sys.stdin.read()))")
     done = subprocess.run([sys.executable, "-c", code, function], cwd=tree, env=os.environ | {"PYTHONPATH": str(tree)},
-                          input=notebook_source, text=True, capture_output=True, check=False)
+                          input=notebook_source, encoding="utf-8", capture_output=True, check=False)
     return done.stdout.strip()
 
 
@@ -150,7 +150,8 @@ def worktree(revision: str):
         RestampError: there is no such revision, or no git.
     """
     def git(*words: str) -> str:
-        done = subprocess.run(["git", "-C", str(settings.PROJECT_ROOT), *words], text=True, capture_output=True, check=False)
+        command = ["git", "-C", str(settings.PROJECT_ROOT), *words]
+        done = subprocess.run(command, encoding="utf-8", capture_output=True, check=False)
         if done.returncode:
             raise RestampError(f"git {words[0]} {revision}: {done.stderr.strip()}")
         return done.stdout.strip()

@@ -216,7 +216,7 @@ def test_bounds_that_must_be_in_order_and_dirac_verdicts_are_checked(copy):
 
 @pytest.mark.parametrize(("spoil", "reason"), [
     (lambda content: content["cells"][0].update(execution_count=None), "hollow"),
-    (lambda content: content["cells"][0].update(outputs=[]), "hollow"),
+    (lambda content: content["cells"][1].update(outputs=[]), "hollow"),
     (lambda content: content["metadata"]["suite"].update(source="0" * 64), "stale"),
     (lambda content: content["cells"][0]["outputs"].append({"output_type": "error", "ename": "E", "evalue": "", "traceback": []}),
      "failed"),

@@ -1,12 +1,14 @@
 """Notebooks: definitions without experiments, building in a clean kernel, and what the check finds."""
 
 import json
+import sys
 
 import pytest
 
 from helpers import settings
-from helpers.publish import notebooks
+from helpers.publish import kernels, notebooks
 from helpers.publish.notebooks import Check, NotebookError
+from helpers.work import definitions
 
 SOURCE = '''# %% [markdown]
 # # A small notebook
@@ -43,10 +45,12 @@ def small(tmp_path, monkeypatch):
     """A folder with one small notebook; returns a function that writes its source."""
     folder = tmp_path / "notebooks"
     folder.mkdir()
-    monkeypatch.setattr(notebooks, "FOLDER", folder)
+    for module in (notebooks, definitions):
+        monkeypatch.setattr(module, "FOLDER", folder)
 
     def write(extra=""):
-        (folder / "9_small.py").write_text(SOURCE.replace("ROOT", str(settings.PROJECT_ROOT)).replace("EXTRA", extra))
+        source = SOURCE.replace("ROOT", str(settings.PROJECT_ROOT)).replace("EXTRA", extra)
+        (folder / "9_small.py").write_text(source, encoding="utf-8")
 
     write()
     return write
@@ -69,35 +73,12 @@ def test_build_executes_stamps_and_writes_only_under_the_output_folder(small, tm
     path = notebooks.build("9_small")
     assert path == tmp_path / "output" / "notebooks" / "9_small.ipynb"
     assert sorted(entry.name for entry in notebooks.FOLDER.iterdir()) == ["9_small.py"]
-    content = json.loads(path.read_text())
+    content = json.loads(path.read_text(encoding="utf-8"))
     assert content["metadata"]["suite"]["profile"] == "smoke"
     assert "profile smoke" in "".join(content["cells"][1]["outputs"][0]["text"])
     assert notebooks.check("9_small", path.parent) == Check("9_small", "fresh")
     first = path.read_bytes()
     assert notebooks.build("9_small").read_bytes() == first  # the same source gives the same file
-
-
-def test_check_tells_stale_hollow_failed_and_missing(small, tmp_path):
-    assert notebooks.check("9_small", tmp_path / "output" / "notebooks").state == "missing"
-    path = notebooks.build("9_small")
-    fresh = json.loads(path.read_text())
-
-    def state_of(change):
-        content = json.loads(json.dumps(fresh))
-        change(content["cells"])
-        path.write_text(json.dumps(content))
-        return notebooks.check("9_small", path.parent).state
-
-    assert state_of(lambda cells: cells[1].update(outputs=[], execution_count=None)) == "hollow"
-    assert state_of(lambda cells: cells[2].update(execution_count=7)) == "hollow"
-    warning = {"output_type": "stream", "name": "stderr", "text": ["w"]}
-    assert state_of(lambda cells: cells[1]["outputs"].append(warning)) == "failed"
-    assert state_of(lambda cells: cells[1]["outputs"][0].update(text=["/" + "home/someone/file"])) == "failed"
-    path.write_text("{")
-    assert notebooks.check("9_small", path.parent).state == "missing"
-    path.write_text(json.dumps(fresh))
-    small("print('changed')")
-    assert notebooks.check("9_small", path.parent).state == "stale"
 
 
 def test_a_failing_cell_keeps_the_saved_notebook(small, tmp_path, monkeypatch):
@@ -109,6 +90,38 @@ def test_a_failing_cell_keeps_the_saved_notebook(small, tmp_path, monkeypatch):
         notebooks.build("9_small")
     assert path.read_bytes() == before
     assert (tmp_path / "build" / "failed" / "9_small.ipynb").exists()
+
+
+def test_the_kernel_is_this_python_whatever_is_registered_under_its_name(small, tmp_path, monkeypatch):
+    spec = tmp_path / "jupyter" / "kernels" / "python3"
+    spec.mkdir(parents=True)
+    other = {"argv": ["false", "{connection_file}"], "display_name": "Python 3", "language": "python"}
+    (spec / "kernel.json").write_text(json.dumps(other))
+    monkeypatch.setenv("JUPYTER_PATH", str(tmp_path / "jupyter"))
+    monkeypatch.setenv("JUPYTER_DATA_DIR", str(tmp_path / "jupyter"))
+    small("print(sys.executable == " + repr(sys.executable) + ")")
+    content = json.loads(notebooks.build("9_small").read_text(encoding="utf-8"))
+    assert content["cells"][2]["outputs"][0]["text"] == ["6\n", "True\n"]
+    assert content["metadata"]["accelerator"] == "GPU"
+
+
+@pytest.mark.parametrize(("counts", "cause"), [([7, 8], "out of memory: the system ended"), ([7, 7], "does not say what"),
+                                               ([None, None], "does not say what")])
+def test_a_kernel_that_dies_names_notebook_and_cell_and_the_cause_where_it_is_known(small, tmp_path, monkeypatch, counts, cause):
+    numbers = iter(counts)
+    monkeypatch.setattr(kernels, "kills", lambda: next(numbers))
+    small("\n# %%\nimport os\nos.kill(os.getpid(), 9)")
+    monkeypatch.setattr(settings, "PROJECT_ROOT", tmp_path)
+    with pytest.raises(NotebookError, match=rf"^9_small: the kernel died in code cell 3 \(import os\): .*{cause}"):
+        notebooks.build("9_small")
+    assert (tmp_path / "build" / "failed" / "9_small.ipynb").exists()
+
+
+def test_kills_are_read_from_where_the_system_counts_them(tmp_path, monkeypatch):
+    monkeypatch.setattr(kernels, "COUNTERS", tmp_path / "vmstat")
+    assert kernels.kills() is None
+    (tmp_path / "vmstat").write_text("pgfault 12\noom_kill 3\n")
+    assert kernels.kills() == 3
 
 
 @pytest.mark.slow
@@ -125,7 +138,7 @@ def test_each_notebook_runs_at_the_smoke_profile_and_changes_nothing_in_the_proj
     records = sorted(path.stem for path in (tmp_path / "output" / "results").glob("*.json"))
     assert records, "the notebook recorded nothing"
     for record in records:
-        content = json.loads((tmp_path / "output" / "results" / f"{record}.json").read_text())
+        content = json.loads((tmp_path / "output" / "results" / f"{record}.json").read_text(encoding="utf-8"))
         assert content["profile"] == "smoke"
         for figure in content["figures"]:
             assert (tmp_path / "output" / "figures" / figure).exists()

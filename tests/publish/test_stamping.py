@@ -13,7 +13,7 @@ from nbclient import NotebookClient
 
 from helpers import __main__ as command_line
 from helpers import settings
-from helpers.publish import notebooks, stamping
+from helpers.publish import notebooks, percent, stamping
 from helpers.settings import SettingError
 
 PYPROJECT = "[project]\nname = 'copy'\n\n[project.urls]\n# Repository = ...\n\n[tool.ruff]\nline-length = 130\n"
@@ -92,7 +92,7 @@ def built(project):
     for count, cell in enumerate((cell for cell in notebook.cells if cell.cell_type == "code"), 1):
         text = [nbformat.v4.new_output("stream", text="2\n")] if "print(1" in cell.source else []
         cell.update(execution_count=count, outputs=text)
-    notebook.metadata["suite"] = {"source": notebooks._text_digest(source)}
+    notebook.metadata["suite"] = {"source": percent.digest(percent.read(source))}
     source.with_suffix(".ipynb").write_text(nbformat.writes(notebook))
     return source.with_suffix(".ipynb")
 
