@@ -1,0 +1,115 @@
+"""Every training run on a GPU that does not exist: a tensor on the wrong device is seen without one.
+
+A run's function is called with fake tensors, which have shapes and devices and no numbers, on a device called cuda. It builds its
+data, networks and update; the first update is then made. Backward passes need a driver, so gradients are zeros here, and what a
+function does after training (numbers, pictures) is not reached.
+"""
+
+import pytest
+import torch
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from helpers import settings
+from helpers.suite import Run, Suite
+from helpers.train.graphs import CapturedStep
+from helpers.work.definitions import definitions
+
+CUDA = torch.device("cuda", 0)
+
+
+class Enough(Exception):
+    """The first update has been made."""
+
+
+class CpuGenerators:
+    """Stands for torch.Generator: gives generators on the CPU, whatever device is asked for."""
+
+    make = torch.Generator
+
+    def __call__(self, device=None):
+        return self.make()
+
+    def __or__(self, other):  # modules that are imported meanwhile annotate with it
+        return self.make | other
+
+
+def zeros_like_inputs(outputs, inputs, *unused, **options):
+    """Stands for autograd.grad: gradients of the right shapes that still depend on the outputs."""
+    whole = [inputs] if isinstance(inputs, torch.Tensor) else list(inputs)
+    outputs = [outputs] if isinstance(outputs, torch.Tensor) else list(outputs)
+    depends = sum(output.sum() for output in outputs)
+    for given in whole:
+        assert given.device == depends.device, f"a gradient on {depends.device} for a parameter on {given.device}"
+    return tuple(torch.zeros_like(given) + 0 * depends.to(given.dtype) for given in whole)
+
+
+def moved(module, *arguments, **options):
+    """Stands for Module.to, which cannot swap fake parameters."""
+    device, dtype, _, layout = torch._C._nn._parse_to(*arguments, **options)
+    for part in module.modules():
+        for name, value in list(part._parameters.items()):
+            if value is not None:
+                new = value.detach().to(device=device, dtype=dtype if value.is_floating_point() else None)
+                part._parameters[name] = nn.Parameter(new, requires_grad=value.requires_grad)
+        for name, value in list(part._buffers.items()):
+            if value is not None:
+                part._buffers[name] = value.to(device=device, dtype=dtype if value.is_floating_point() else None)
+    return module
+
+
+def first_update(update, batches, **options):
+    """Stands for fit: makes the first update."""
+    terms = update(batches.at(0), 0, torch.Generator())
+    assert terms.device == CUDA, f"the terms are on {terms.device}"
+    raise Enough
+
+
+@pytest.fixture
+def on_a_fake_gpu(monkeypatch):
+    monkeypatch.setattr(settings, "device", lambda: CUDA)
+    monkeypatch.setattr(settings, "half_precision", lambda device: "bfloat16")
+    monkeypatch.setattr(torch, "Generator", CpuGenerators())
+    monkeypatch.setattr(torch.autograd, "grad", zeros_like_inputs)
+    monkeypatch.setattr(torch.Tensor, "backward", lambda self, *unused, **options: None)
+    monkeypatch.setattr(nn.Module, "to", moved)
+    monkeypatch.setattr(CapturedStep, "__call__", lambda self, *inputs: self.function(*inputs))
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        yield
+
+
+UNTRAINED = {  # runs without a fit: closed forms, estimates of known densities, numpy alone, measurements of other runs
+    "6_gan_critics": {"dirac", "cifar10_fid_noise"},
+}
+RUNS = [(notebook, run_id) for notebook in UNTRAINED
+        for run_id in sorted(set(definitions(notebook).RUNS) - UNTRAINED[notebook])]
+
+
+@pytest.fixture
+def needed(request):
+    """The records that a run needs, made for real at the smoke profile."""
+    notebook, run_id = request.param
+    module = definitions(notebook)
+    for other in module.RUNS[run_id].needs:
+        Suite(notebook, module.RUNS).run(other)
+    return module, run_id
+
+
+@pytest.mark.parametrize("needed", RUNS, indirect=True, ids=[run_id for _, run_id in RUNS])
+def test_the_first_update_of_a_run_stays_on_its_device(needed, on_a_fake_gpu, monkeypatch):
+    notebook, run_id = needed
+    monkeypatch.setattr(notebook, "fit", first_update)
+    if hasattr(notebook, "Extractor"):  # ends on the CPU, in numbers
+        monkeypatch.setattr(notebook.Extractor, "statistics", lambda self, pixels: {})
+    declaration = notebook.RUNS[run_id]
+    run = Run(run_id, 0, "0" * 64, None, needs=declaration.needs)
+    with pytest.raises(Enough):
+        declaration.function(run, **declaration.config("smoke"))
+
+
+def test_a_tensor_on_the_wrong_device_is_seen(on_a_fake_gpu):
+    model = nn.Linear(3, 3).to(CUDA)
+    with pytest.raises(RuntimeError, match="device"):
+        model(torch.zeros(2, 3))
+    with pytest.raises(AssertionError, match="a gradient on cuda:0 for a parameter on cpu"):
+        torch.autograd.grad(model(torch.zeros(2, 3, device=CUDA)).sum(), [torch.zeros(3, requires_grad=True)])
