@@ -46,7 +46,7 @@ def zeros_like_inputs(outputs, inputs, *unused, **options):
 
 def moved(module, *arguments, **options):
     """Stands for Module.to, which cannot swap fake parameters."""
-    device, dtype, _, layout = torch._C._nn._parse_to(*arguments, **options)
+    device, dtype, *_ = torch._C._nn._parse_to(*arguments, **options)
     for part in module.modules():
         for name, value in list(part._parameters.items()):
             if value is not None:
