@@ -16,7 +16,7 @@ import numpy as np
 
 from helpers import plotting, settings
 from helpers.data import datasets
-from helpers.files import file_digest, write_together
+from helpers.files import file_digest, remove_left_overs, write_together
 from helpers.results import deliverables, records, weights
 from helpers.results.digests import read_source, source_digest
 from helpers.results.records import Record, RecordError
@@ -151,6 +151,8 @@ class Suite:
         self.notebook, self.profile, self.runs = notebook, settings.profile(), {} if runs is None else runs
         self.source_path = settings.PROJECT_ROOT / "notebooks" / f"{notebook}.py"
         self.results, self.figures = results or settings.output_folder() / "results", settings.output_folder() / "figures"
+        for folder in (self.results, self.figures, settings.checkpoint_folder()):
+            remove_left_overs(folder)
 
     def declared(self, run_id: str) -> Declared:
         """The declaration of a run.

@@ -126,9 +126,7 @@ def _write(path: Path, write: Callable) -> None:
     try:
         write_atomically(path, write)
     except OSError as error:
-        raise DataError(
-            f"cannot write {path} ({error.strerror or error}). SUITE_DATA names the data folder, which must be writable"
-        ) from error
+        raise DataError(f"{error}. SUITE_DATA names the data folder, which must be writable") from error
 
 
 def _difference(sha256: str, size: int | None, found: str, found_size: int) -> str:

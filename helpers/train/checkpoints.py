@@ -35,11 +35,15 @@ class _Hashing:
     """A stream that only passes on what is written, with its digest: ``torch.save`` asks for no more."""
 
     def __init__(self, stream) -> None:
-        self.stream, self.digest = stream, hashlib.sha256()
+        self.stream, self.digest, self.failed = stream, hashlib.sha256(), None
 
     def write(self, data) -> int:
         self.digest.update(data)
-        return self.stream.write(data)
+        try:
+            return self.stream.write(data)
+        except OSError as error:
+            self.failed = error
+            raise
 
     def flush(self) -> None:
         self.stream.flush()
@@ -62,13 +66,16 @@ class Checkpoint:
 
         def write(stream) -> None:
             hashing = _Hashing(stream)
-            torch.save(content, hashing)
+            try:
+                torch.save(content, hashing)
+            except RuntimeError as error:  # torch hides the reason: "unexpected pos"
+                raise hashing.failed or error from None
             stream.write(TRAILER.format(hashing.digest.hexdigest()).encode())
 
         try:
             write_atomically(self.path, write)
-        except (OSError, RuntimeError) as error:  # torch.save turns a full disk into a RuntimeError
-            raise CheckpointError(f"{self.path} could not be written ({error})") from error
+        except OSError as error:
+            raise CheckpointError(str(error)) from error
 
     def load(self, device: torch.device | str = "cpu") -> dict | None:
         """The saved state, or None where there is none.
