@@ -8,7 +8,9 @@ import torch
 from torch import nn
 
 from helpers.data import datasets
+from helpers.fast import quantiser
 from helpers.publish import notebooks
+from helpers.train.images import to_signed
 
 CPU = torch.device("cpu")
 
@@ -37,31 +39,65 @@ def quantizer(notebook):
 # ---------------------------------------------------------------- the quantiser
 
 
+@pytest.fixture(params=["plain", "quick"])
+def rule(notebook, request):
+    """The notebook's definition of a quantiser, and its quick twin."""
+    return {"plain": notebook.quantize, "quick": quantiser.quantize}[request.param]
+
+
 @pytest.mark.parametrize("shift", [0.0, 1e3])
-def test_the_nearest_code_is_the_one_of_a_search_through_all(quantizer, shift):
-    vectors = doubles(500, 5) + shift
+def test_the_nearest_code_is_the_one_of_a_search_through_all(quantizer, rule, shift):
+    quantizer.rule, vectors = rule, doubles(500, 5) + shift
     quantizer.codes.data += shift
     brute_force = (vectors[:, None] - quantizer.codes).square().sum(2).argmin(1)
-    assert torch.equal(quantizer.nearest(vectors), brute_force)
     z = vectors.reshape(5, 10, 10, 5).permute(0, 3, 1, 2)
     quantized = quantizer(z)
     assert torch.equal(quantized.tokens.flatten(), brute_force)
-    assert torch.equal(quantized.codes, quantizer.codes[quantized.tokens].permute(0, 3, 1, 2))  # the codes, bit for bit
-    assert torch.equal(quantized.codes, quantizer.lookup(quantized.tokens))
+    assert torch.allclose(quantized.codes, quantizer.codes[quantized.tokens].permute(0, 3, 1, 2), atol=1e-12)
+    assert torch.equal(quantiser.quantize(z, quantizer.codes)[0], quantizer.lookup(brute_force.reshape(5, 10, 10)))  # bit for bit
 
 
-def test_the_encoder_gets_the_gradient_that_the_decoder_has_at_the_code(quantizer):
+@pytest.mark.parametrize("trained", [True, False])
+def test_the_quick_quantiser_has_the_plain_ones_values_and_gradients(notebook, trained):
+    results = []
+    for quantize in (notebook.quantize, quantiser.quantize):
+        z, codebook = doubles(3, 5, 4, 4).requires_grad_(), doubles(7, 5, seed=1).requires_grad_(trained)
+        codes, tokens, term, commitment = quantize(z, codebook)
+        weighted = (codes * doubles(3, 5, 4, 4, seed=2)).sum() + 0.3 * term + 0.7 * commitment
+        gradients = torch.autograd.grad(weighted, [z, codebook] if trained else [z])
+        results.append((codes, tokens, term, commitment, *gradients))
+    for plain, quick in zip(*results, strict=True):
+        assert torch.allclose(plain, quick, atol=1e-14, rtol=0)
+
+
+@pytest.mark.parametrize("mean", [100.0, -1000.0])
+def test_nearest_codes_in_float32_where_the_mean_is_many_times_the_spread(mean):
+    vectors, codes = (doubles(2000, 16, seed=1) + mean).float(), (doubles(128, 16, seed=2) + mean).float()
+    distances = torch.cdist(vectors.double(), codes.double()).square()
+    chosen = distances.gather(1, quantiser.nearest(vectors, codes)[:, None])[:, 0]
+    assert (chosen - distances.min(1).values).max() < 1e-4  # of about 10
+
+
+def test_the_quick_search_needs_no_memory_for_all_differences():
+    """2^17 vectors, 128 codes, 256 dimensions: the differences alone would be 17 GB."""
+    vectors = torch.zeros(1 << 17, 256)
+    assert quantiser.nearest(vectors, torch.eye(128, 256)[:128]).unique().tolist() == [0]
+
+
+def test_the_encoder_gets_the_gradient_that_the_decoder_has_at_the_code(quantizer, rule):
+    quantizer.rule = rule
     decoder = nn.Conv2d(5, 3, 3).double()
     z = doubles(2, 5, 4, 4).requires_grad_()
     quantized = quantizer(z)
     code = quantized.codes.detach().requires_grad_()
     (at_the_code,) = torch.autograd.grad(decoder(code).square().sum(), code)
     straight, codes = torch.autograd.grad(decoder(quantized.codes).square().sum(), [z, quantizer.codes], allow_unused=True)
-    assert torch.equal(straight, at_the_code)
+    assert torch.allclose(straight, at_the_code, atol=1e-13)
     assert codes is None  # the decoder's loss moves no code
 
 
-def test_commitment_moves_the_encoder_only_and_the_codebook_term_the_codes_only(quantizer):
+def test_commitment_moves_the_encoder_only_and_the_codebook_term_the_codes_only(quantizer, rule):
+    quantizer.rule = rule
     z = doubles(3, 5, 4, 4).requires_grad_()
     quantized = quantizer(z)
     nearest = quantizer.lookup(quantized.tokens).detach()
@@ -76,8 +112,8 @@ def test_commitment_moves_the_encoder_only_and_the_codebook_term_the_codes_only(
     assert torch.allclose(codes, 2 * expected.detach() / z.numel(), atol=1e-15)
 
 
-def test_where_codes_are_running_means_both_terms_commit_the_encoder(notebook):
-    quantizer, z = notebook.TrackingQuantizer(6, 4).double(), doubles(2, 4, 8, 8).requires_grad_()
+def test_where_codes_are_running_means_both_terms_commit_the_encoder(notebook, rule):
+    quantizer, z = notebook.TrackingQuantizer(6, 4, rule).double(), doubles(2, 4, 8, 8).requires_grad_()
     quantizer(z, torch.Generator().manual_seed(0))
     quantized = quantizer.eval()(z)
     assert quantized.codebook.item() == quantized.commitment.item()
@@ -104,6 +140,22 @@ def test_running_means_follow_their_formula(notebook):
     first = (0.25 * vectors[:2].sum(0)) / 3.5
     second = (0.75 * torch.tensor([20.0, 0.0]) + 0.25 * vectors[2]) / 1.75
     assert torch.allclose(quantizer.codes, torch.stack([first, second, torch.tensor([100.0, 0.0]).double()]))
+
+
+@pytest.mark.parametrize("dead", [0.0, 0.1])
+def test_running_means_without_memory_stay_finite(notebook, dead):
+    """A code that nobody chose has no mean: it stays where it is, and starts anew only where the dead do."""
+    quantizer = notebook.TrackingQuantizer(6, 4, decay=0.0, dead=dead).double()
+    quantizer.codes[0] = 50.0  # far from all vectors
+    z, noise = doubles(2, 4, 8, 8), torch.Generator().manual_seed(0)
+    for _ in range(5):
+        quantized = quantizer(z, noise)
+    assert torch.isfinite(quantizer.codes).all()
+    assert torch.isfinite(quantized.commitment)
+    if dead == 0:
+        assert torch.equal(quantizer.codes[0], torch.full((4,), 50.0).double())
+    with pytest.raises(ValueError, match=r"lies in \[0, 1\), not 1.0"):
+        notebook.TrackingQuantizer(6, 4, decay=1.0)
 
 
 def test_the_first_batch_gives_the_first_codes_and_evaluation_changes_nothing(notebook):
@@ -173,32 +225,22 @@ def test_perplexity_of_even_and_single_use(notebook):
 
 
 def test_shapes_and_the_size_of_the_sheets_network(notebook):
-    model = notebook.build_vqvae(128, 256, False, 0, CPU)
+    model = notebook.build_vqvae(128, 256, False, 0)
     convolutions = 256 * (3 * 16) + 256 + 256 * 256 * 16 + 256 + 2 * (256 * 256 * 10 + 512)
     normalisations = 2 * 256 * (1 + 4)
     mirrored = 256 * 256 * 16 + 256 + 3 * 256 * 16 + 3 + 2 * (256 * 256 * 10 + 512) + 2 * 256 * (2 + 4)
     assert sum(p.numel() for p in model.parameters()) == convolutions + normalisations + mirrored + 128 * 256
-    model = notebook.build_vqvae(8, 8, False, 0, CPU).eval()
-    x = notebook.scale_pixels(bytes_images(3))
+    model = notebook.build_vqvae(8, 8, False, 0).eval()
+    x = to_signed(bytes_images(3))
     reconstruction, quantized = model(x)
     assert reconstruction.shape == (3, 3, 32, 32)
     assert quantized.tokens.shape == (3, 8, 8)
     assert torch.allclose(model.decode(quantized.tokens), reconstruction, atol=1e-6)
 
 
-def test_pixels_there_and_back(notebook):
-    pixels = bytes_images(4)
-    x = notebook.scale_pixels(pixels)
-    assert x.shape == (4, 3, 32, 32)
-    assert x.is_contiguous(memory_format=torch.channels_last)
-    assert (x.min(), x.max()) == (-1, 1)
-    assert np.array_equal(notebook.to_pixels(x), pixels.numpy())
-    assert notebook.to_pixels(torch.full((1, 3, 4, 4), 7.0)).max() == 255
-
-
 def test_the_loss_is_the_sum_of_its_three_terms_and_does_not_depend_on_the_batches(notebook):
-    model, pixels = notebook.build_vqvae(8, 8, True, 0, CPU), bytes_images(20)
-    model(notebook.scale_pixels(pixels), torch.Generator().manual_seed(0))
+    model, pixels = notebook.build_vqvae(8, 8, True, 0), bytes_images(20)
+    model(to_signed(pixels), torch.Generator().manual_seed(0))
     terms, tokens = notebook.evaluate_vqvae(model, pixels, batch_size=7)
     assert model.training
     others, same_tokens = notebook.evaluate_vqvae(model, pixels, batch_size=20)
@@ -207,33 +249,60 @@ def test_the_loss_is_the_sum_of_its_three_terms_and_does_not_depend_on_the_batch
     assert torch.equal(tokens, notebook.encode_images(model, pixels, batch_size=9))
     assert tokens.shape == (20, 64)
     model.eval()
-    reconstruction, quantized = model(notebook.scale_pixels(pixels))
-    mse = (reconstruction - notebook.scale_pixels(pixels)).square().mean().item()
-    z = model.encoder(notebook.scale_pixels(pixels))
+    reconstruction, quantized = model(to_signed(pixels))
+    mse = (reconstruction - to_signed(pixels)).square().mean().item()
+    z = model.encoder(to_signed(pixels))
     distance = (z - quantized.codes).square().mean().item()
     assert terms.tolist() == pytest.approx([mse + 2 * distance, mse, distance, distance], rel=1e-5)
 
 
-def test_bits_of_the_pixels(notebook):
+def test_nats_of_an_image_given_its_code(notebook):
     errors = 0.3 * doubles(1000)
     nats = -torch.distributions.Normal(torch.zeros(1).double(), 0.25).log_prob(errors).sum().item() - 1000 * math.log(2 / 255)
-    assert notebook.gaussian_bits(errors.square().mean().item(), 0.0625, 1000) == pytest.approx(nats / math.log(2), abs=1e-8)
-    assert notebook.gaussian_bits(0.04, 0.04) < min(notebook.gaussian_bits(0.04, 0.03), notebook.gaussian_bits(0.04, 0.05))
+    assert notebook.gaussian_nats(errors.square().mean().item(), 0.0625, 1000) == pytest.approx(nats, abs=1e-8)
+    others = (notebook.gaussian_nats(0.04, 0.03), notebook.gaussian_nats(0.04, 0.05))
+    assert notebook.gaussian_nats(0.04, 0.04) < min(others)
+
+
+# ---------------------------------------------------------------- images by split
+
+
+def made(monkeypatch, houses=None, side=32, number=40):
+    """A data set of made images in place of the published ones."""
+    splits = {"train": np.zeros((number, side, side, 3), np.uint8), "test": np.ones((6, side, side, 3), np.uint8)}
+    splits["train"][:, 0, 0, 0] = np.arange(number)
+    groups = None if houses is None else {"train": houses, "test": np.zeros(6, np.int64)}
+    dataset = datasets.Dataset("made", splits, None, False, None, "", groups=groups)
+    monkeypatch.setattr(datasets, "load", lambda name, limit=None: dataset)
+
+
+def test_validation_images_are_whole_houses_and_none_of_the_others(notebook, monkeypatch):
+    made(monkeypatch, houses=np.arange(40) // 4)
+    about, splits = notebook.load_splits("made", None, 0.1, CPU)
+    assert about["validation"] == "by house"
+    assert about["sizes"] == {"train": 36, "valid": 4, "test": 6}
+    rows = {split: images[:, 0, 0, 0].tolist() for split, images in splits.items() if split != "test"}
+    assert sorted(rows["train"] + rows["valid"]) == list(range(40))
+    assert len({row // 4 for row in rows["valid"]}) == 1
+    again = notebook.load_splits("made", None, 0.1, CPU)[1]
+    assert torch.equal(again["valid"], splits["valid"])
+
+
+def test_validation_images_of_unknown_houses_are_drawn_at_random_and_it_is_said(notebook, monkeypatch):
+    made(monkeypatch)
+    about, splits = notebook.load_splits("made", None, 0.25, CPU)
+    assert about["validation"] == "at random"
+    assert len(splits["valid"]) == 10
+    assert set(notebook.load_splits("made", None, 0.0, CPU)[1]) == {"train", "test"}
 
 
 # ---------------------------------------------------------------- inputs that are refused
 
 
-def test_images_of_another_form_are_refused(notebook):
-    with pytest.raises(ValueError, match=r"multiples of 4, not \(30, 32\)"):
-        notebook.scale_pixels(torch.zeros(2, 30, 32, 3, dtype=torch.uint8))
-    with pytest.raises(ValueError, match=r"expected uint8 images of shape \(N, H, W, 3\), not torch.float32"):
-        notebook.scale_pixels(torch.zeros(2, 32, 32, 3))
-    made = datasets.Dataset("made", {"train": np.zeros((5, 30, 30, 3), np.uint8)}, None, False, None, "")
-    with pytest.raises(datasets.DataError, match=r"\(5, 30, 30, 3\); expected \(N, 32, 32, 3\)"):
-        notebook.image_tensor(made, "train", CPU)
-    with pytest.raises(datasets.DataError, match="has no test split; it has train"):
-        notebook.image_tensor(made, "test", CPU)
+def test_images_of_another_form_are_refused(notebook, monkeypatch):
+    made(monkeypatch, side=30)
+    with pytest.raises(datasets.DataError, match=r"\(40, 30, 30, 3\); expected \(N, 32, 32, 3\)"):
+        notebook.load_splits("made", None, 0.0, CPU)
 
 
 def test_tokens_out_of_range_and_empty_codebooks_are_refused(notebook, quantizer):
@@ -247,4 +316,4 @@ def test_tokens_out_of_range_and_empty_codebooks_are_refused(notebook, quantizer
         with pytest.raises(ValueError, match=f"not {shape[0]} codes of {shape[1]}"):
             notebook.Quantizer(*shape)
     with pytest.raises(ValueError, match="at most 256 codes, not 300"):
-        notebook.build_vqvae(300, 8, True, 0, CPU)
+        notebook.build_vqvae(300, 8, True, 0)
