@@ -160,6 +160,31 @@ def test_the_kept_weights_are_the_best_on_the_validation_images(notebook, monkey
     assert set(outcome.weights["model"].state_dict()) == set(notebook.PlainVAE(4).state_dict())
 
 
+def test_shifted_images_are_the_same_moved_with_their_edges_repeated(notebook):
+    images, generator = torch.from_numpy(pictures(200)), torch.Generator().manual_seed(0)
+    moved = notebook.shifted(images, 1, generator)
+    padded = np.pad(images.numpy(), ((0, 0), (1, 1), (1, 1), (0, 0)), mode="edge")
+    seen = set()
+    for before, after in zip(padded, moved.numpy(), strict=True):
+        places = {(row, column) for row in range(3) for column in range(3)
+                  if np.array_equal(before[row : row + 32, column : column + 32], after)}
+        assert len(places) == 1
+        seen |= places
+    assert len(seen) == 9
+    assert torch.equal(notebook.shifted(images, 0, generator), images)
+
+
+def test_settings_are_set_beside_each_other(notebook):
+    config = notebook.RUNS["q2_dset1_choices"].config("smoke") | {"limit": {"train": 70, "test": 60}}
+    outcome = notebook.choose_settings(Run("q2_test", 0, "0" * 64, None), **config)
+    assert outcome.budget == (4, 4, "steps") and list(outcome.weights) == ["choice_0", "choice_1"]
+    for number in (0, 1):
+        looks = outcome.arrays[f"looks_{number}"]
+        best = looks[:, 0, 0].argmin()
+        assert outcome.values[f"valid_neg_elbo_{number}"] == pytest.approx(looks[best, 0, 0])
+        assert outcome.values[f"neg_elbo_{number}"] == pytest.approx(looks[best, 1, 0])
+
+
 def test_validation_images_are_whole_houses_and_always_the_same(notebook):
     houses = np.repeat(np.arange(40), np.random.default_rng(0).integers(1, 6, 40))
     held_out = notebook.validation_part(len(houses), houses)
