@@ -1215,7 +1215,10 @@ FULL = {
     "tracked": True, "epochs": 20, "epoch_images": None, "batch_size": 128, "rate": 1.5e-3,
     "watched": 2000, "prior": PRIOR,
 }
-HOUSES = {"dataset": settings.house_numbers(), "validation": 0.1, "epoch_images": 73257}
+HOUSES = {
+    "dataset": settings.house_numbers(), "validation": 0.1, "epoch_images": 73257,
+    "prior": PRIOR | {"epochs": 40},
+}
 QUICK = {
     "dataset": "photo_patches", "limit": {"train": 2000, "test": 500}, "number": 64, "size": 32,
     "epochs": 10, "epoch_images": None, "batch_size": 50, "rate": 2e-3, "watched": 500,
