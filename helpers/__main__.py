@@ -16,7 +16,8 @@ from helpers import settings
 COMMANDS = {  # only the module of the command asked for is imported: the grade runs where there is neither torch nor matplotlib
     "build": "helpers.publish.notebooks", "check": "helpers.publish.notebooks", "train": "helpers.work.runs",
     "full": "helpers.publish.planning", "status": "helpers.publish.planning", "restamp": "helpers.work.restamp",
-    "weights": "helpers.work.weights", "report": "helpers.publish.report", "readme": "helpers.publish.readme",
+    "weights": "helpers.work.weights", "bundle": "helpers.work.bundle", "bring": "helpers.work.bring",
+    "report": "helpers.publish.report", "readme": "helpers.publish.readme",
     "colab": "helpers.publish.stamping", "grade": "helpers.grade.command", "gradescope": "helpers.grade.gradescope",
 }
 
