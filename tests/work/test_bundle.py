@@ -53,7 +53,8 @@ def test_parts_are_of_limited_size_and_lay_out_a_suite_that_trains_without_netwo
         assert content["train_images"].shape == (1497, 28, 28) and content["test_labels"].shape == (300,)
     # An index and a proxy that answer nothing, and no package of the notebooks' kernel: as on a compute node.
     blocked = "import sys; sys.modules |= dict.fromkeys(['jupytext', 'nbclient', 'nbformat', 'IPython', 'torch_fidelity'])\n"
-    script = blocked + "import runpy; sys.argv = ['helpers', '--profile', 'smoke', 'train', 'q1_a_dset1']; runpy.run_module('helpers', run_name='__main__')"
+    words = ["helpers", "--profile", "smoke", "train", "q1_a_dset1"]
+    script = f"{blocked}import runpy; sys.argv = {words}; runpy.run_module('helpers', run_name='__main__')"
     environment = {"SUITE_PROFILE": "smoke", "SUITE_OUTPUT": str(tmp_path / "output"), "https_proxy": "http://127.0.0.1:9",
                    "PYTHONPATH": str(suite), "PIP_NO_INDEX": "1"}
     done = subprocess.run([sys.executable, "-c", script], cwd=suite, env=os.environ | environment, capture_output=True, text=True,
@@ -145,7 +146,8 @@ def rewrite(path, change):
 @pytest.mark.parametrize(("change", "message"), [
     (lambda content: content.update({"q1_a_dset1.json": content["q1_a_dset1.json"].replace(b'"loss": 1.0', b'"loss": 0.5')}),
      "q1_a_dset1.json is not what was packed"),
-    (lambda content: content.update({"q1_a_dset1.npz": content["q1_a_dset1.npz"] + b"!"}), "q1_a_dset1.npz is not what was packed"),
+    (lambda content: content.update({"q1_a_dset1.npz": content["q1_a_dset1.npz"] + b"!"}),
+     "q1_a_dset1.npz is not what was packed"),
     (lambda content: content.pop("q1_a_dset1.npz"), "q1_a_dset1.npz is not what was packed"),
     (lambda content: content.update({"../helpers/evil.json": b"{}"}), "holds '../helpers/evil.json', which is no record"),
     (lambda content: content.update({"dirac.py": b""}), "holds 'dirac.py', which is no record"),
