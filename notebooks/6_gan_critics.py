@@ -326,9 +326,9 @@ class Player(Stateful):
 
     def descend(self, loss: Tensor) -> None:
         """One step down the loss; only this player's gradients are computed."""
-        gradients = torch.autograd.grad(self.scaler.scale(loss), self.parameters)
-        for parameter, gradient in zip(self.parameters, gradients, strict=True):
-            parameter.grad = gradient
+        for parameter in self.parameters:
+            parameter.grad = None
+        self.scaler.scale(loss).backward(inputs=self.parameters)
         self.scaler.step(self.optimizer)
         self.scaler.update()
 

@@ -397,3 +397,14 @@ def test_the_penalty_in_tf32_has_the_gradient_of_full_float32(notebook, monkeypa
         assert float32_convolutions(device) == "float32"
         exact = gradient()
     assert (quick - exact).norm() < 0.02 * exact.norm()
+
+
+@pytest.mark.parametrize(("metric", "regulariser"), [("jsd", "none"), ("w1", "sn"), ("w1", "r1")])
+def test_gradients_lie_in_memory_as_their_parameters_do(notebook, metric, regulariser):
+    """A fused optimiser on a GPU refuses a gradient whose strides are not its parameter's."""
+    pair = notebook.build_pair(8, regulariser == "sn", 0)
+    update = notebook.build_update(*pair, notebook.Objective(metric, regulariser, 1.0), critic_steps=1, alpha=0.9,
+                                   learning_rates=(1e-4, 1e-4), betas=(0.0, 0.99), weight_decay=0.0)
+    update(torch.randint(0, 256, (4, 32, 32, 3), dtype=torch.uint8), 0, torch.Generator().manual_seed(0))
+    for player in (update.generator, update.critic):
+        assert all(parameter.grad.stride() == parameter.stride() for parameter in player.parameters)
