@@ -329,6 +329,9 @@ class Player(Stateful):
         for parameter in self.parameters:
             parameter.grad = None
         self.scaler.scale(loss).backward(inputs=self.parameters)
+        for parameter in self.parameters:  # a fused optimiser on a GPU asks for equal strides
+            if parameter.grad.stride() != parameter.stride():
+                parameter.grad = torch.empty_like(parameter).copy_(parameter.grad)
         self.scaler.step(self.optimizer)
         self.scaler.update()
 
