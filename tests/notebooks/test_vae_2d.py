@@ -9,13 +9,22 @@ from torch.distributions import Normal, kl_divergence
 
 from helpers import settings
 from helpers.data import synthetic
-from helpers.publish import notebooks
+from helpers.results import records
+from helpers.settings import PROJECT_ROOT
+from helpers.suite import Suite
 from helpers.train.stacking import Stack
+from helpers.work.definitions import definitions
+
+SUPPORTING = {"q1_choices", "b19_1b_choices", "mit_p4_autoencoder", "mit_p4_gaussian_wide", "mit_p4_toroidal_small"}
 
 
 @pytest.fixture(scope="module")
 def notebook():
-    return notebooks.definitions("1_vae_2d")
+    return definitions("1_vae_2d")
+
+
+def recorded(run_id):
+    return records.load(run_id, PROJECT_ROOT / "results")
 
 
 def doubles(*shape, seed=0):
@@ -113,23 +122,170 @@ def test_chamfer_distance_of_shifted_points(notebook):
     assert notebook.chamfer(points, points + torch.tensor([0.0, 0.5, 0.0])).item() == pytest.approx(0.5, abs=1e-5)
 
 
+def test_the_toroidal_code_sees_features_only_where_asked(notebook):
+    points = doubles(6, 3)
+    for build, size in ((notebook.TorusVAE, 4), (notebook.ToroidalVAE, 2)):
+        for encoded in (True, False):
+            model = build((16, 8), encoded).double()
+            assert model.encoder[0].in_features == (60 if encoded else 3)
+            assert model.encode(points)[0].shape == (6, size) == (6, build.code_size)
+            assert model.reconstruct(points).shape == (6, 3)
+
+
+def test_a_warmed_up_training_records_the_bound_itself(notebook, monkeypatch):
+    monkeypatch.setattr(settings, "device", lambda: torch.device("cpu"))
+    train, test = synthetic.berkeley24("a", 1)
+    plan = {"epochs": 1, "batch_size": 1000, "learning_rate": 1e-3, "order_seed": 0, "stack": None, "training": {"seed": 0}}
+    histories = {}
+    for start in (1.0, 0.3):
+        torch.manual_seed(0)
+        histories[start] = notebook.train_vae(notebook.GaussianVAE(), train, test, kl_start=start, **plan).terms
+    weighted, neg_elbo, recon, kl = histories[0.3].T
+    weights = 0.3 + 0.7 * np.minimum(1.0, np.arange(10) / 3)
+    assert np.allclose(weighted, recon + weights * kl, rtol=1e-5)
+    assert np.allclose(neg_elbo, recon + kl, rtol=1e-5)
+    assert np.allclose(histories[0.3][0, -3:], histories[1.0][0])  # the first step starts alike, whatever its weight
+
+
 def test_q1_keeps_the_courses_contract(notebook, monkeypatch):
     monkeypatch.setattr(settings, "device", lambda: torch.device("cpu"))
     train, test = synthetic.berkeley24("a", 1)
     train_losses, test_losses, noisy, clean = notebook.q1(train[:1000].astype(np.float64), test[:200], "a", 1)
-    assert train_losses.shape == (8, 3)
-    assert test_losses.shape == (2, 3)
+    assert train_losses.shape == (80, 3)
+    assert test_losses.shape == (11, 3)
     assert noisy.shape == clean.shape == (1000, 2)
     assert np.allclose(train_losses[:, 0], train_losses[:, 1] + train_losses[:, 2], atol=1e-4)
-    assert test_losses[1, 0] < test_losses[0, 0]
+    assert test_losses[-1, 0] < test_losses[0, 0]
     assert not np.allclose(noisy.std(0), clean.std(0), atol=0.1)
 
 
-@pytest.mark.parametrize(("points", "message"), [
-    (np.zeros((5, 3)), r"train_data must be points in the plane, shape \(N, 2\) with N > 0, not \(5, 3\)"),
-    (np.zeros((0, 2)), r"not \(0, 2\)"),
-    (np.array([[0.0, np.nan]]), "train_data has 1 values that are not finite"),
+def test_q1_takes_every_array_of_floats(notebook, monkeypatch, recwarn):
+    """Read-only, non-contiguous and reversed arrays, other precisions, lists, fewer points than a batch: the same result."""
+    monkeypatch.setattr(settings, "device", lambda: torch.device("cpu"))
+    points = np.float16(synthetic.berkeley24("a", 1)[0][:50]).astype(np.float32)
+    read_only = points.copy()
+    read_only.setflags(write=False)
+    wide = np.zeros((100, 4), np.float32)
+    wide[::2, 1:3] = points
+    forms = [points, read_only, wide[::2, 1:3], points[::-1].copy()[::-1], np.asfortranarray(points), points.astype(np.float64),
+             points.astype(np.float16), points.astype(np.longdouble), points.tolist()]
+    expected = notebook.q1(points, points[:1], "a", 1)
+    assert expected[0].shape == (10, 3)
+    for form in forms[1:]:
+        for one, other in zip(notebook.q1(form, form[:1], "a", 1), expected, strict=True):
+            assert np.array_equal(one, other)
+    assert not recwarn.list
+
+
+@pytest.mark.parametrize(("points", "given"), [
+    (np.zeros((5, 3)), r"float64 of shape \(5, 3\)"),
+    (np.zeros((0, 2)), r"float64 of shape \(0, 2\)"),
+    (np.zeros(4), r"float64 of shape \(4,\)"),
+    (np.zeros((5, 2), int), r"int64 of shape \(5, 2\)"),
+    (np.zeros((5, 2), bool), r"bool of shape \(5, 2\)"),
+    (np.zeros((5, 2), complex), r"complex128 of shape \(5, 2\)"),
+    (np.zeros((5, 2), object), r"object of shape \(5, 2\)"),
+    (np.full((5, 2), "a"), r"<U1 of shape \(5, 2\)"),
+    (np.array([[0.0, np.nan]]), "1 of 2 values that are not finite in float32"),
+    (np.array([[1e300, np.inf]]), "2 of 2 values that are not finite in float32"),
 ])
-def test_q1_refuses_bad_points(notebook, points, message):
-    with pytest.raises(ValueError, match=message):
-        notebook.q1(points, np.zeros((5, 2)), "a", 1)
+def test_q1_refuses_all_else_with_both_sides_named(notebook, points, given):
+    expected = r"expected floats of shape \(n, 2\), n at least 1, all finite"
+    for name in ("train_data", "test_data"):
+        arrays = {"train_data": np.zeros((5, 2)), "test_data": np.zeros((5, 2))} | {name: points}
+        with pytest.raises(ValueError, match=f"{name} (is|has) {given}; {expected}"):
+            notebook.q1(**arrays, part="a", dset_id=1)
+
+
+@pytest.mark.parametrize("arguments", [("c", 1), ("a", 3)])
+def test_q1_refuses_unknown_sets(notebook, arguments):
+    with pytest.raises(ValueError, match="expected 'a' or 'b', and 1 or 2"):
+        notebook.q1(np.zeros((5, 2)), np.zeros((5, 2)), *arguments)
+
+
+def test_declared_runs_are_the_recorded_ones(notebook):
+    assert set(notebook.RUNS) > SUPPORTING
+    for run_id, declared in notebook.RUNS.items():
+        if run_id not in SUPPORTING:
+            assert declared.config("full") == recorded(run_id)["config"], run_id
+
+
+@pytest.mark.parametrize("run_id", ["q1_a_dset1", "b19_1a_data1_scalar", "b19_1b"])
+def test_samples_of_saved_weights_are_the_recorded_ones(notebook, tmp_path, run_id):
+    suite = Suite("1_vae_2d", notebook.RUNS, tmp_path)
+    record = suite.run(run_id)
+    model = notebook.load_vae(suite.weights(run_id)["model"])
+    x = torch.from_numpy(record.arrays["data"])
+    torch.manual_seed(0)
+    terms = notebook.evaluate_terms(model, x, seed=1, draws=50)
+    unit = 2 * math.log(2) if run_id.startswith("b19") else 1.0
+    assert terms[0].item() == pytest.approx(unit * record.arrays["final_test"][0, record["shown"]], rel=0.1)
+    clean = notebook.sample(model, 1000, seed=1, noise=False).numpy()
+    assert np.allclose(clean.mean(0), record.arrays["without_noise"].mean(0), atol=0.2)
+
+
+def test_weights_of_the_torus_decode_the_recorded_reconstruction(notebook, tmp_path):
+    suite = Suite("1_vae_2d", notebook.RUNS, tmp_path)
+    for run_id, build in (("mit_p4_torus", notebook.TorusVAE), ("mit_p4_toroidal", notebook.ToroidalVAE)):
+        record, model = suite.run(run_id), build()
+        model.load_state_dict(suite.weights(run_id)["model"])
+        with torch.no_grad():
+            decoded = model.reconstruct(torch.from_numpy(record.arrays["points"])).numpy()
+        assert np.allclose(decoded, record.arrays["reconstruction"], atol=1e-5)
+    assert notebook.angle_grid(suite.weights("mit_p4_toroidal")["model"], 4).shape == (16, 3)
+
+
+def test_spread_along_turned_axes(notebook):
+    for part in "ab":
+        for dataset_id in (1, 2):
+            points = synthetic.berkeley24(part, dataset_id)[0]
+            spread = notebook.spread_along_axes(points, part == "a", 1 if dataset_id == 1 else -1)
+            assert spread == pytest.approx([5.0, 1.0], rel=0.03)
+
+
+def test_analysis_rows_are_the_records_arithmetic(notebook):
+    gaussian = {(part, number): recorded(f"q1_{part}_dset{number}") for part in "ab" for number in (1, 2)}
+    rows = notebook.spread_rows(gaussian)
+    assert [row[1] for row in rows] == ["data", "decoder means"] * 4
+    assert float(rows[1][2]) > 4.5 > 0.5 > float(rows[5][2])  # a line in (a), a spot in (b)
+    pair = {(number, short): recorded(f"b19_1a_data{number}_{short}") for number in (1, 2) for short in ("diag", "scalar")}
+    assert [row[3] for row in notebook.latent_use_rows(pair)] == ["0.000", "1.161", "1.161", "1.161"]
+    clusters = recorded("b19_1b")
+    elbo, weighted, gap, _, exact = map(float, notebook.bound_rows(clusters)[0])
+    assert exact < weighted < elbo
+    assert gap == pytest.approx(elbo - weighted, abs=2e-4)
+    assert [float(row[1]) for row in notebook.split_rows(clusters)] == pytest.approx(
+        [clusters.arrays[f"final_{split}"][0].mean() for split in ("train", "test")], abs=1e-4)
+
+
+def test_a_bound_that_passes_the_true_density_is_seen(notebook):
+    record = recorded("b19_1b")
+    record.metrics["neg_iwae100_first100"] = 1.3
+    with pytest.raises(AssertionError, match="passes"):
+        notebook.bound_rows(record)
+
+
+def test_rows_of_the_torus_say_which_paths_stray_and_how_far_the_ends_are_off(notebook):
+    torus, toroidal = recorded("mit_p4_torus"), recorded("mit_p4_toroidal")
+    rows = notebook.seed_rows(torus, toroidal)
+    stray = toroidal.arrays["all"][2] > 0.02
+    assert [row[-1] for row in rows] == ["strays" if far else "stays" for far in stray]
+    assert sum("kept" in row[3] for row in rows) == 1
+    ends = notebook.end_rows(torus)
+    path = torus.arrays["paths"][0]
+    assert [row[1] for row in ends] == [f"{value:.3f}" for value in synthetic.torus_distance(path[[0, -1]])]
+    assert ends[0][0] == "(0, 1.5, 0)"
+
+
+def test_choices_are_set_beside_ours(notebook, tmp_path):
+    suite = Suite("1_vae_2d", notebook.RUNS, tmp_path)
+    made = {run_id: suite.run(run_id) for run_id in SUPPORTING}
+    gaussian, clusters = made["q1_choices"], made["b19_1b_choices"]
+    assert set(gaussian.metrics) == {f"neg_elbo_{name}" for name in ("ours", "course", "awake")}
+    assert len(set(gaussian.metrics.values())) == 3
+    change = gaussian.metrics["neg_elbo_course"] - gaussian.metrics["neg_elbo_ours"]
+    assert notebook.undone(gaussian, "neg_elbo", "course").startswith(f"{change:+.4f}")
+    paths = {name: made[f"mit_p4_{name}"] for name in ("gaussian_wide", "toroidal_small")}
+    rows = notebook.choice_rows(gaussian, clusters, paths, {"none": made["mit_p4_autoencoder"]})
+    assert {len(row) for row in rows} == {5}
+    assert "gaussian_wide: " in rows[-1][-1]
