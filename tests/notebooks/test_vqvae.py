@@ -264,6 +264,38 @@ def test_nats_of_an_image_given_its_code(notebook):
     assert notebook.gaussian_nats(0.04, 0.04) < min(others)
 
 
+@pytest.mark.parametrize("saved", [-40.0, 0.0, 25.0])
+def test_the_break_even_mse_costs_as_much_in_all(notebook, saved):
+    other = notebook.break_even_mse(0.02, saved)
+    assert notebook.gaussian_nats(other, other) - saved == pytest.approx(notebook.gaussian_nats(0.02, 0.02), abs=1e-8)
+    assert (other > 0.02) == (saved > 0)
+
+
+class Made:
+    """Stands for a record."""
+
+    id, remark = "q3_dset2", ""
+
+    def __init__(self, **changes):
+        self.metrics = {"vqvae_loss": 0.03, "recon_mse": 0.02, "codebook_perplexity": 100.0, "codes_used": 128.0,
+                        "prior_loss": 3.0, "code_nats": 192.0, "recon_nats": 13000.4, "image_nats": 13192.4} | changes
+
+
+def test_the_table_of_both_rules_ends_with_their_differences(notebook):
+    plain, tracked, difference = notebook.trade_off(Made(codes_used=40.0, image_nats=13300.0), Made())
+    assert plain == ["0.0300", "0.0200", "100.0", "40", "3.000", "192", "13000", "13300"]
+    assert tracked[3] == "128"
+    assert difference == ["+0.0000", "+0.0000", "+0.0", "+88", "+0.000", "+0", "+0", "-108"]
+
+
+def test_the_table_beside_the_sheet_prices_its_cheaper_tokens(notebook):
+    rows = {name: (ours, sheet) for name, ours, sheet in notebook.beside_the_sheet(Made())}
+    assert rows["tokens, nats per image"] == ("192", "178")
+    assert rows["perplexity"] == ("100.0", "at least 16.0")
+    assert rows["mse up to which the sheet's model costs less in all"][1] == f"{0.02 * math.exp((192 - 64 * 2.7739) / 1536):.4f}"
+    assert rows["log perplexity - prior loss: what the prior has learned"][0] == f"{math.log(100) - 3:.3f}"
+
+
 # ---------------------------------------------------------------- images by split
 
 
