@@ -1,18 +1,19 @@
 # %% [markdown]
 # # 3 · VAEs on colour images: hierarchy, flow prior, PixelCNN decoder
 #
-# A colour image of $32\times32$ pixels has 3072 dimensions. Three questions decide what a VAE makes of it: how many levels its
-# code has, what its prior can express, and what its decoder can do without any code. This notebook changes one of them at a
-# time.
+# A colour image of $32\times32$ pixels has 3072 dimensions. Three questions decide what a VAE makes
+# of it: how many levels its code has, what its prior can express, and what its decoder can do
+# without any code. This notebook changes one of them at a time.
 #
 # | part | sheet | question |
 # |---|---|---|
-# | A | Berkeley CS294-158, 2024, 2 | a convolutional VAE with 16 latent numbers; two levels of latent maps with a learned prior |
-# | B | Berkeley CS294-158, 2019, 2 | residual networks, a variance for each pixel: standard normal or autoregressive-flow prior |
-# | C | Berkeley CS294-158, 2019, 3 | a PixelCNN decoder with a limited receptive field: a lossy code |
+# | A | Berkeley CS294-158, 2024, 2 | a convolutional VAE with 16 numbers; two levels of maps |
+# | B | Berkeley CS294-158, 2019, 2 | a variance for each pixel; normal or flow prior |
+# | C | Berkeley CS294-158, 2019, 3 | a PixelCNN decoder with a limited field: a lossy code |
 #
-# References: Kingma and Welling, arXiv:1312.6114; Vahdat and Kautz, *NVAE*, arXiv:2007.03898; Chen et al., *Variational lossy
-# autoencoder*, arXiv:1611.02731; Salimans et al., *PixelCNN++*, arXiv:1701.05517.
+# References: Kingma and Welling, arXiv:1312.6114; Vahdat and Kautz, *NVAE*, arXiv:2007.03898; Chen
+# et al., *Variational lossy autoencoder*, arXiv:1611.02731; Salimans et al., *PixelCNN++*,
+# arXiv:1701.05517.
 
 # %%
 # Bootstrap, the same in every notebook: find the suite's folder; on Colab clone it if need be, and install what is missing.
@@ -162,7 +163,8 @@ def load_splits(
     data = datasets.load(name, limit=limit)
     datasets.check_dataset(data, side=32, channels=3, splits=("train", "test"))
     train, test = (
-        torch.from_numpy(pixels(data.images[split], f"{name} {split}")) for split in ("train", "test")
+        torch.from_numpy(pixels(data.images[split], f"{name} {split}"))
+        for split in ("train", "test")
     )
     if not validation:
         return data.describe(), {"train": train, "test": test}
@@ -245,7 +247,8 @@ class PlainVAE(nn.Module):
     """VAE of 32 x 32 colour images with a vector as code; x is (B, 3, 32, 32) in [-1, 1].
 
     Args:
-        width: channels of the first convolution (the course: 32), doubled by each of the next three.
+        width: channels of the first convolution (the course: 32); each of the next three has twice
+            those of the one before.
         latent_size: dimensions of the code.
     """
 
@@ -282,7 +285,7 @@ class PlainVAE(nn.Module):
         return self.decoder(codes).float()
 
     def forward(self, x: Tensor, noise: Tensor) -> Tensor:
-        """-ELBO, recon and KL, (3,), averaged over the batch; noise (B, latent_size) draws z once."""
+        """-ELBO, recon and KL, (3,), averaged over the batch; noise (B, latent_size) draws z."""
         mean, log_std = self.posterior(x)
         recon = (x - self.decode(mean + log_std.exp() * noise)).square().flatten(1).sum(1).mean()
         kl = kl_to_unit_normal(mean, log_std).mean()
@@ -305,8 +308,9 @@ class PlainVAE(nn.Module):
 #
 # $$\mathbb E_q\log\frac{q(z_1,z_2|x)}{p(z_1,z_2)}
 # = \underbrace{D_{KL}\big(q(z_1|x)\|p(z_1)\big)}_{\mathrm{KL}_1}
-# + \underbrace{\mathbb E_{q(z_1|x)}\,D_{KL}\big(q(z_2|z_1,x)\|p(z_2|z_1)\big)}_{\mathrm{KL}_2},\quad
-# D_{KL} = \sum\ -s-\tfrac12+\tfrac12\big(e^{2s}+\delta^2\big).$$
+# + \underbrace{\mathbb E_{q(z_1|x)}\,D_{KL}\big(q(z_2|z_1,x)\|p(z_2|z_1)\big)}_{\mathrm{KL}_2},$$
+#
+# $$D_{KL} = \sum\ -s-\tfrac12+\tfrac12\big(e^{2s}+\delta^2\big).$$
 #
 # The decoder sees $z_2$ alone, so $z_1$ earns its keep only as a better prior for $z_2$:
 # marginally, $p(z_2)=\int p(z_1)\,\mathcal N(z_2;\mu(z_1),I)\,dz_1$ is a mixture of infinitely many
@@ -333,22 +337,30 @@ def normalised(convolution: nn.Module) -> tuple[nn.Module, ...]:
 
 
 def map_encoder(channels: int, width: int, out: int) -> nn.Sequential:
-    """The course's encoder, (B, channels, 32, 32) to (B, out, 2, 2): four convolutions halve the side."""
+    """The course's encoder, (B, channels, 32, 32) to (B, out, 2, 2); four layers halve the side."""
     widths = (width, *[2 * width] * 4)
     down = [layer for pair in pairwise(widths) for layer in normalised(nn.Conv2d(*pair, 3, 2, 1))]
     return nn.Sequential(*normalised(nn.Conv2d(channels, width, 3, 1, 1)), *down,
                          nn.Conv2d(2 * width, out, 3, 1, 1))
 
 
+def map_decoder(latents: int, width: int) -> nn.Sequential:
+    """The course's decoder, (B, latents, 2, 2) to (B, 3, 32, 32); four layers double the side."""
+    widths = (*[2 * width] * 4, width)
+    up = [layer for pair in pairwise(widths)
+          for layer in normalised(nn.ConvTranspose2d(*pair, 4, 2, 1))]
+    return nn.Sequential(*normalised(nn.ConvTranspose2d(latents, 2 * width, 3, 1, 1)), *up,
+                         nn.Conv2d(width, 3, 3, 1, 1))
+
+
 # %%
 class HierarchicalVAE(nn.Module):
-    """VAE with two levels of codes (12, 2, 2) and a learned prior mean.
+    """VAE with two levels of codes (12, 2, 2) and a learned prior mean; x in [-1, 1].
 
     Args:
-        width: channels of an encoder's first convolution (the course: 32); the others have twice
-            as many.
+        width: channels of an encoder's first convolution; the course has 32.
 
-    x is (B, 3, 32, 32) in [-1, 1]. References: residual normal distributions, arXiv:2007.03898.
+    References: residual normal distributions, arXiv:2007.03898.
     """
 
     term_names = ("-ELBO", "recon", "KL", "KL of z1", "KL of z2")
@@ -363,10 +375,7 @@ class HierarchicalVAE(nn.Module):
         self.prior = nn.Sequential(
             *normalised(nn.Conv2d(self.latents, wide, 3, 1, 1)),
             *normalised(nn.Conv2d(wide, wide, 3, 1, 1)), nn.Conv2d(wide, self.latents, 3, 1, 1))
-        up = [layer for pair in pairwise((wide, wide, wide, wide, width))
-              for layer in normalised(nn.ConvTranspose2d(*pair, 4, 2, 1))]
-        self.decoder = nn.Sequential(*normalised(nn.ConvTranspose2d(self.latents, wide, 3, 1, 1)),
-                                     *up, nn.Conv2d(width, 3, 3, 1, 1))
+        self.decoder = map_decoder(self.latents, width)
 
     def first_posterior(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log standard deviation of q(z1|x), (B, 12, 2, 2) each."""
@@ -378,8 +387,8 @@ class HierarchicalVAE(nn.Module):
 
     def second_posterior(self, z1: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
         """Shift from the prior's mean, and log standard deviation, of q(z2|z1,x), (B, 12, 2, 2)."""
-        beside = torch.cat([x, F.interpolate(z1, size=32)], 1).contiguous(
-            memory_format=torch.channels_last)
+        beside = torch.cat([x, F.interpolate(z1, size=32)], 1)
+        beside = beside.contiguous(memory_format=torch.channels_last)
         return self.second(beside).float().chunk(2, dim=1)
 
     def codes(self, x: Tensor) -> Tensor:
@@ -402,8 +411,8 @@ class HierarchicalVAE(nn.Module):
         shift, second_log_std = self.second_posterior(z1, x)
         z2 = self.prior_mean(z1) + shift + second_log_std.exp() * noise[:, 1]
         recon = (x - self.decode(z2)).square().flatten(1).sum(1).mean()
-        kl1, kl2 = (kl_to_unit_normal(mean, log_std).mean(),
-                    kl_to_unit_normal(shift, second_log_std).mean())
+        kl1 = kl_to_unit_normal(mean, log_std).mean()
+        kl2 = kl_to_unit_normal(shift, second_log_std).mean()
         return torch.stack([recon + kl1 + kl2, recon, kl1 + kl2, kl1, kl2])
 
 
@@ -777,11 +786,13 @@ def part_a(architecture: str, dataset: str, stand_in: str, quick_width: int, **o
 HOUSES = (HOUSE_NUMBERS, "street_digits")  # dataset 1, and what the small profiles take
 PHOTOGRAPHS = ("cifar10", "photo_patches")  # dataset 2
 RUNS |= {
-    "q2_a_dset1": part_a("plain", *HOUSES, 16, epochs=50, validation=True),
+    "q2_a_dset1": part_a("plain", *HOUSES, 16, epochs=100, validation=True, shift=1),
     "q2_a_dset2": part_a("plain", *PHOTOGRAPHS, 16),
-    "q2_b_dset1": part_a("hierarchical", *HOUSES, 32, epochs=80, validation=True, free=4.0),
+    "q2_b_dset1": part_a(
+        "hierarchical", *HOUSES, 32, epochs=100, validation=True, free=4.0, shift=1),
     "q2_b_dset2": part_a("hierarchical", *PHOTOGRAPHS, 32),
-    "q2_b_dset1_z1": part_a("hierarchical", *HOUSES, 32, epochs=80, validation=True, free=0.0),
+    "q2_b_dset1_z1": part_a(
+        "hierarchical", *HOUSES, 32, epochs=100, validation=True, free=0.0, shift=1),
     "q2_b_dset2_z1": part_a("hierarchical", *PHOTOGRAPHS, 32, free=4.0),
 }
 
@@ -797,9 +808,9 @@ def choice(
 RUNS |= {"q2_dset1_choices": run(
     choose_settings,
     full={"dataset": HOUSE_NUMBERS, "limit": None, "width": 32, "variants": [
-        choice("plain", 50, 128, 2e-3, 0, 0.0), choice("plain", 100, 128, 2e-3, 1, 0.0),
-        choice("plain", 60, 64, 1.5e-3, 0, 0.0), choice("plain", 120, 64, 1.5e-3, 1, 0.0),
-        choice("hierarchical", 80, 32, 1.5e-3, 1, 4.0)]},
+        choice("plain", 50, 128, 2e-3, 0, 0.0), choice("plain", 100, 128, 2e-3, 0, 0.0),
+        choice("plain", 100, 128, 2e-3, 2, 0.0), choice("plain", 100, 64, 1.5e-3, 1, 0.0),
+        choice("hierarchical", 60, 32, 1.5e-3, 0, 4.0)]},
     quick={"dataset": "street_digits", "limit": QUICK_LIMIT, "width": 16, "variants": [
         choice("plain", 10, 64, 2e-3, shift, 0.0) for shift in (0, 1)]},
     smoke={"limit": SMOKE_LIMIT, "width": 4, "variants": [
@@ -919,7 +930,8 @@ def beside_the_sheet(record) -> list[str]:
 
 if vaes:
     tables.show(
-        ["run", "-ELBO, nats", "sheet", "difference", "levels off (rms)", "colour missed", "remark"],
+        ["run", "-ELBO, nats", "sheet", "difference", "levels off (rms)", "colour missed",
+         "remark"],
         map(beside_the_sheet, vaes.values()))
 
 # %% [markdown]
@@ -948,7 +960,7 @@ def spread_within_rows(images: np.ndarray) -> float:
 
 
 def level_line(record) -> list[str]:
-    """A line of a table: a hierarchical run's bound, the KL of each level, what each level moves."""
+    """A line of a table: a hierarchical run's bound, the KL of each level, what each moves."""
     values, arrays = record.metrics, record.arrays
     shares = [spread_within_rows(arrays[f"{level}_level_fixed"]) for level in ("first", "second")]
     return [record.id, f"{record['config'].get('free', 0):g}", f"{values['neg_elbo']:.2f}",
@@ -971,12 +983,12 @@ for record in hierarchical:
     suite.figure(figure, f"{record.id}_levels.png", record)
 
 # %% [markdown]
-# **Trained on the bound alone, the first level collapses: its KL is zero, and the two-level model is
-# a one-level VAE with 48 numbers and a constant prior.** The division of labour is the optimiser's
-# choice. What $z_1$ says about $z_2$ moves the prior's mean only, so a nat spent on $z_1$ must save
-# more than a nat of $\delta^2/2$ in the second level. Early on $z_2$ says little and there is
-# nothing to save: the first level's KL falls, and the prior network learns to ignore the noise that
-# is left.
+# **Trained on the bound alone, the first level collapses: its KL is zero, and the two-level model
+# is a one-level VAE with 48 numbers and a constant prior.** The division of labour is the
+# optimiser's choice. What $z_1$ says about $z_2$ moves the prior's mean only, so a nat spent on
+# $z_1$ must save more than a nat of $\delta^2/2$ in the second level. Early on $z_2$ says little
+# and there is nothing to save: the first level's KL falls, and the prior network learns to ignore
+# the noise that is left.
 #
 # **With four free nats the first level stays in use.** Its KL settles just above the four nats that
 # it is given, although from there on every nat is charged, and redrawing $z_1$ alone changes the
@@ -1034,8 +1046,8 @@ else:
 #
 # A uniform distribution over bytes has 8 bits. No density of this form can profit from $e^{s}$ far
 # below the spread of $u$ itself, $\frac1{128\sqrt{12}}=e^{-6.1}$. The log standard deviation is
-# kept above $-7$, which costs nothing and forbids infinities. It gets no $\tanh$: that would keep it
-# above $-1$, and the bound above $7+(\tfrac12\log2\pi-1)/\log2=6.88$ bits.
+# kept above $-7$, which costs nothing and forbids infinities. It gets no $\tanh$: that would keep
+# it above $-1$, and the bound above $7+(\tfrac12\log2\pi-1)/\log2=6.88$ bits.
 #
 # The sheet's split of SVHN is 65931, 7326 and 26032 images; a part of SVHN is split in the same
 # proportion, by house.
@@ -1181,7 +1193,8 @@ class MaskedConv2d(nn.Conv2d):
         super().__init__(channels, out, kernel)
         if kind not in ("A", "B") or kernel % 2 == 0:
             raise ValueError(
-                f"a masked convolution has kind A or B and an odd kernel, not {kind!r} and {kernel}")
+                f"a masked convolution has kind A or B and an odd kernel, "
+                f"not {kind!r} and {kernel}")
         mask = torch.ones(kernel, kernel)
         mask[kernel // 2, kernel // 2 + (kind == "B") :] = 0
         mask[kernel // 2 + 1 :] = 0
@@ -1307,7 +1320,7 @@ PRIORS = {
 
 
 def codes_of(prior: nn.Module, noise: Tensor) -> Tensor:
-    """Codes (N, latents, H, W) of a prior for standard normal noise; the flow's by its quick twin."""
+    """Codes (N, latents, H, W) of a prior for normal noise; the flow's by its quick twin."""
     return sampling.inverse(prior, noise) if isinstance(prior, FlowPrior) else prior.inverse(noise)
 
 
@@ -1335,6 +1348,7 @@ def seen_from(outputs: Tensor, inputs: Tensor, row: int, column: int) -> np.ndar
     return (gradient[0].abs().sum(0) > 0).numpy()
 
 
+# %%
 with torch.random.fork_rng(devices=[]):
     torch.manual_seed(0)
     fresh, flow = FlowPrior(3, 8).double(), FlowPrior(3, 8)
@@ -1391,10 +1405,10 @@ suite.figure(figure, "b19_2b_receptive_field.png")
 # **Training.** The two models share the seeds of the weights, of the order of the images and of the
 # noise, and since the flow starts as the identity they *are* the same model before the first step.
 # Both have the same number of updates: batches of 64, Adam, a rate that rises to $5\cdot10^{-4}$ in
-# 500 steps and falls as half a cosine (the sheet: a constant $2\cdot10^{-4}$). Kept are the averaged
-# weights with the lowest bound on the validation images. During training the bound is evaluated on
-# the same images of each split; the numbers in the table are over all test images, all validation
-# images and as many training images.
+# 500 steps and falls as half a cosine (the sheet: a constant $2\cdot10^{-4}$). Kept are the
+# averaged weights with the lowest bound on the validation images. During training the bound is
+# evaluated on the same images of each split; the numbers in the table are over all test images, all
+# validation images and as many training images.
 
 
 # %%
@@ -1473,6 +1487,7 @@ def mean_bits(model: nn.Module, images: Tensor, *, seed: int, precision: str) ->
     return total / len(images)
 
 
+# %%
 def train_in_bits(
     run: Run, model: nn.Module, splits: dict[str, Tensor], *, stage: str, epochs: int,
     batch_size: int, learning_rate: float, evaluate_every: int, evaluated: int,
@@ -1725,8 +1740,8 @@ if len(pair) == 2:
 # - **Channels of the code**: 2, 4, 8 and 16, with both priors.
 # - **Scale alone**: the normal prior with a learned mean and scale for each channel.
 # - **A plain tanh** on the encoder's log standard deviation, with all three priors.
-# - **A prior that comes later**: the flow trained on the codes of a finished model with the standard
-#   normal, whose encoder and decoder stay as they are.
+# - **A prior that comes later**: the flow trained on the codes of a finished model with the
+#   standard normal, whose encoder and decoder stay as they are.
 
 
 # %%
@@ -1817,7 +1832,7 @@ SHORT = {
 
 
 def variants_run(*variants: tuple[str, int, str, bool]) -> object:
-    """Declaration of a run of :func:`train_variants`; variants as (prior, latents, log_std, after)."""
+    """Declaration of a run of :func:`train_variants`, from (prior, latents, log_std, after)."""
     keys = ("prior", "latents", "log_std", "after")
     listed = [dict(zip(keys, variant, strict=True)) for variant in variants]
     quick = {"variants": listed[:4], "width": 32, "blocks": 1, "epochs": 2}
@@ -1866,9 +1881,9 @@ def variants_of(records) -> dict[str, dict[str, float]]:
 
 def best_channels(variants: dict[str, dict[str, float]]) -> int:
     """The number of channels with the lowest validation bound, as a mean over both priors."""
-    means = {
-        latents: np.mean([variants[f"{prior}_{latents}"]["valid_bpd"] for prior in ("normal", "flow")])
-        for latents in CHANNELS if f"flow_{latents}" in variants}
+    bounds = {name: values["valid_bpd"] for name, values in variants.items()}
+    means = {latents: bounds[f"normal_{latents}"] / 2 + bounds[f"flow_{latents}"] / 2
+             for latents in CHANNELS if f"flow_{latents}" in bounds}
     return min(means, key=means.get)
 
 
@@ -1923,7 +1938,7 @@ if len(short) == 4:
 
 # %%
 def gains(normal: dict[str, float], other: dict[str, float]) -> dict[str, float]:
-    """How much lower the test bound and its two terms are than with the standard normal, bits/dim."""
+    """How much lower the test bound and its terms are than with the standard normal, bits/dim."""
     return {name: normal[f"test_{name}bpd"] - other[f"test_{name}bpd"]
             for name in ("", "recon_", "kl_")}
 
@@ -2040,42 +2055,56 @@ else:
 #
 # ## C.1 Exact probabilities of bytes
 #
-# A PixelCNN decoder predicts each pixel from its neighbours and the code, as a probability of the byte itself: no noise, no
-# density. With $x=v/127.5-1$, a byte is a bin of width $2/255$ on the axis of a logistic distribution with mean $m$ and scale
-# $e^{s}$; the first and the last bin reach to infinity, so the 256 probabilities sum to one. With
+# A PixelCNN decoder predicts each pixel from its neighbours and the code, as a probability of the
+# byte itself: no noise, no density. With $x=v/127.5-1$, a byte is a bin of width $2/255$ on the
+# axis of a logistic distribution with mean $m$ and scale $e^{s}$. The first and the last bin reach
+# to infinity, so the 256 probabilities sum to one. With
 #
 # $$a=\frac{x-\frac1{255}-m}{e^{s}},\quad b=\frac{x+\frac1{255}-m}{e^{s}},\qquad
-# \sigma(b)-\sigma(a)=\frac{e^{b}-e^{a}}{(1+e^{b})(1+e^{a})}=\sigma(b)\,\sigma(-a)\,\big(1-e^{a-b}\big),$$
+# \sigma(b)-\sigma(a)=\frac{e^{b}-e^{a}}{(1+e^{b})(1+e^{a})}
+# =\sigma(b)\,\sigma(-a)\,\big(1-e^{a-b}\big),$$
 #
 # the logarithm is a sum of three terms none of which ever cancels,
 #
-# $$\log P(v)=\underbrace{\log\sigma(b)}_{\text{if }v<255}+\underbrace{\log\sigma(-a)}_{\text{if }v>0}
+# $$\log P(v)=\underbrace{\log\sigma(b)}_{\text{if }v<255}
+# +\underbrace{\log\sigma(-a)}_{\text{if }v>0}
 # +\underbrace{\log\big(1-e^{-(b-a)}\big)}_{\text{if }0<v<255},\qquad b-a=\tfrac{2}{255}e^{-s},$$
 #
-# because for $v=0$ the probability is $\sigma(b)$, and for $v=255$ it is $1-\sigma(a)=\sigma(-a)$. No threshold and no
-# approximation; with $-7\le s\le7$ (on an axis of length 2 the ends are a point and a plain) nothing over- or underflows
-# either, not even in float32.
+# because for $v=0$ the probability is $\sigma(b)$, and for $v=255$ it is $1-\sigma(a)=\sigma(-a)$.
+# No threshold and no approximation. With $-7\le s\le7$ (on an axis of length 2 the ends are a point
+# and a plain) nothing over- or underflows either, not even in float32.
 #
-# **The mixture.** Ten such logistics with weights $\pi_k$ for a pixel; within a component the three colours are chained
-# linearly, so that a mixture component is a colour, not three colours:
+# **The mixture.** Ten such logistics with weights $\pi_k$ for a pixel; within a component the three
+# colours are chained linearly, so that a mixture component is a colour, not three colours:
 #
-# $$P(r,g,b)=\sum_{k}\pi_k\,P_k(r)\,P_k(g\,|\,r)\,P_k(b\,|\,r,g),\qquad m^{g}_k+\alpha_k r,\quad m^{b}_k+\beta_k r+\gamma_k g .$$
+# $$P(r,g,b)=\sum_{k}\pi_k\,P_k(r)\,P_k(g\,|\,r)\,P_k(b\,|\,r,g),\qquad
+# m^{g}_k+\alpha_k r,\quad m^{b}_k+\beta_k r+\gamma_k g .$$
 
 
 # %%
 MIXTURES = 10
-MIXTURE_CHANNELS = 10 * MIXTURES  # a weight, three means, three log scales and three coefficients for each component
+MIXTURE_CHANNELS = 10 * MIXTURES  # of a component: a weight, 3 means, 3 log scales, 3 coefficients
 
 
 def mixture_parameters(raw: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Log weights (B, H, W, K), means, log scales and coefficients (B, H, W, 3, K), from a network's (B, 10 K, H, W)."""
+    """Log weights (B, H, W, K); means, log scales and coefficients (B, H, W, 3, K).
+
+    Args:
+        raw: a network's output, (B, 10 K, H, W).
+    """
     raw = raw.permute(0, 2, 3, 1).unflatten(3, (10, MIXTURES))
     raw = raw if raw.dtype == torch.float64 else raw.float()
-    return raw[..., 0, :].log_softmax(-1), raw[..., 1:4, :], raw[..., 4:7, :].clamp(-7, 7), raw[..., 7:, :].tanh()
+    return (raw[..., 0, :].log_softmax(-1), raw[..., 1:4, :], raw[..., 4:7, :].clamp(-7, 7),
+            raw[..., 7:, :].tanh())
 
 
 def chained_means(means: Tensor, coefficients: Tensor, x: Tensor) -> Tensor:
-    """Means (..., 3, K) of red, of green given red, of blue given both; x (..., 3, 1) has the colours in [-1, 1]."""
+    """Means (..., 3, K) of red, of green given red, of blue given both.
+
+    Args:
+        means, coefficients: (..., 3, K).
+        x: the colours in [-1, 1], (..., 3, 1).
+    """
     red, green = x[..., 0, :], x[..., 1, :]
     first, second, third = coefficients.unbind(-2)
     to_green, to_blue = first * red, second * red + third * green
@@ -2083,10 +2112,11 @@ def chained_means(means: Tensor, coefficients: Tensor, x: Tensor) -> Tensor:
 
 
 def log_bin_probability(x: Tensor, means: Tensor, log_scales: Tensor) -> Tensor:
-    """log P of a byte under discretised logistics; x = v / 127.5 - 1, all of shapes that broadcast."""
+    """log P of a byte under discretised logistics; x = v / 127.5 - 1, shapes that broadcast."""
     inverse = torch.exp(-log_scales)
     centred, half = (x - means) * inverse, inverse / 255
-    log_sum = F.logsigmoid(centred + half) * (x < 0.999) + F.logsigmoid(half - centred) * (x > -0.999)
+    log_sum = (F.logsigmoid(centred + half) * (x < 0.999)
+               + F.logsigmoid(half - centred) * (x > -0.999))
     return log_sum + torch.log(-torch.expm1(-2 * half)) * ((x > -0.999) & (x < 0.999))
 
 
@@ -2094,32 +2124,41 @@ def mixture_nats(images: Tensor, raw: Tensor) -> Tensor:
     """-log P of images (B, H, W, 3) of bytes under the mixture (B, 10 K, H, W), in nats, (B,)."""
     log_weights, means, log_scales, coefficients = mixture_parameters(raw)
     x = (images.to(means.dtype) / 127.5 - 1)[..., None]
-    log_components = log_bin_probability(x, chained_means(means, coefficients, x), log_scales).sum(-2) + log_weights
-    return -torch.logsumexp(log_components, -1).flatten(1).sum(1)
+    log_bins = log_bin_probability(x, chained_means(means, coefficients, x), log_scales)
+    return -torch.logsumexp(log_bins.sum(-2) + log_weights, -1).flatten(1).sum(1)
 
 
+# %%
 def mixture_sample(raw: Tensor, uniform: Tensor) -> Tensor:
-    """Bytes (B, 3) as floats for one pixel each, from parameters (B, 10 K, 1, 1) and uniform numbers (B, 4) in (0, 1).
+    """Bytes (B, 3) as floats for one pixel each.
 
-    The first uniform number chooses the component, the others are pushed through the inverse logistic distributions; each
-    colour is rounded to its byte before the next one depends on it.
+    The first uniform number chooses the component, the others are pushed through the inverse
+    logistic distributions; each colour is rounded to its byte before the next one depends on it.
+
+    Args:
+        raw: parameters (B, 10 K, 1, 1).
+        uniform: (B, 4) numbers in (0, 1).
     """
-    log_weights, means, log_scales, coefficients = (part[:, 0, 0] for part in mixture_parameters(raw))
+    log_weights, means, log_scales, coefficients = (
+        part[:, 0, 0] for part in mixture_parameters(raw))
     chosen = (log_weights.exp().cumsum(-1) < uniform[:, :1]).sum(-1).clamp(max=MIXTURES - 1)
-    mean, log_scale, coefficient = (part[torch.arange(len(raw), device=raw.device), :, chosen]
-                                    for part in (means, log_scales, coefficients))
+    mean, log_scale, coefficient = (
+        part[torch.arange(len(raw), device=raw.device), :, chosen]
+        for part in (means, log_scales, coefficients))
     noise = torch.logit(uniform[:, 1:]) * log_scale.exp()
     x = torch.zeros_like(mean)
     for colour in range(3):
-        value = chained_means(mean[..., None], coefficient[..., None], x[..., None])[:, colour, 0] + noise[:, colour]
+        centre = chained_means(mean[..., None], coefficient[..., None], x[..., None])
+        value = centre[:, colour, 0] + noise[:, colour]
         x[:, colour] = ((value + 1) * 127.5).round().clamp(0, 255) / 127.5 - 1
     return ((x + 1) * 127.5).round()
 
 
 # %% [markdown]
-# **Checks** in float64: the probabilities of the 256 values of each colour, given the colours before it, sum to one; those of
-# the $256^2$ colours that share a red sum to that red's own; the gradients at 0 and 255 are finite even for extreme parameters;
-# and drawn bytes have the frequencies that the formula gives.
+# **Checks** in float64: the probabilities of the 256 values of each colour, given the colours
+# before it, sum to one; those of the $256^2$ colours that share a red sum to that red's own; the
+# gradients at 0 and 255 are finite even for extreme parameters; and drawn bytes have the
+# frequencies that the formula gives.
 
 # %%
 raw = 2 * torch.randn(1, MIXTURE_CHANNELS, 1, 1, generator=generator, dtype=torch.float64)
@@ -2129,62 +2168,76 @@ x = (values / 127.5 - 1).reshape(256, 1, 1, 1, 1).expand(-1, 1, 1, 3, 1)
 log_bins = log_bin_probability(x, chained_means(means, coefficients, x[100:101]), log_scales)
 sum_error = float((log_bins.exp().sum(0) - 1).abs().max())
 
-every = torch.cartesian_prod(*[torch.arange(256)] * 2)
-total = sum(torch.exp(-mixture_nats(torch.cat([torch.full((len(every), 1), red), every], 1).reshape(1, -1, 1, 3).transpose(0, 1),
-                                    raw.float().expand(len(every), -1, -1, -1))).double().sum() for red in (0, 200))
-red_only = torch.logsumexp(log_bin_probability(x, means, log_scales)[..., 0, :] + log_weights, -1).flatten().exp()
-pair_error = abs(float(total) - float(red_only[[0, 200]].sum()))
+every, total = torch.cartesian_prod(*[torch.arange(256)] * 2), 0.0
+for red in (0, 200):
+    colours = torch.cat([torch.full((len(every), 1), red), every], 1)[:, None, None]
+    nats = mixture_nats(colours, raw.float().expand(len(every), -1, -1, -1))
+    total += float(torch.exp(-nats).double().sum())
+log_red = log_bin_probability(x, means, log_scales)[..., 0, :]
+red_only = torch.logsumexp(log_red + log_weights, -1).flatten().exp()
+pair_error = abs(total - float(red_only[[0, 200]].sum()))
 
-extreme = torch.tensor([-60.0, 60.0]).repeat(MIXTURE_CHANNELS // 2).reshape(1, -1, 1, 1).requires_grad_()
+extreme = torch.tensor([-60.0, 60.0]).repeat(MIXTURE_CHANNELS // 2).reshape(1, -1, 1, 1)
+extreme.requires_grad_()
 for value in (0, 255):
-    mixture_nats(torch.full((1, 1, 1, 3), value, dtype=torch.uint8), extreme).sum().backward()
+    pixel = torch.full((1, 1, 1, 3), value, dtype=torch.uint8)
+    mixture_nats(pixel, extreme).sum().backward()
 assert torch.isfinite(extreme.grad).all()
 
 number = 50_000
 uniform = torch.rand(number, 4, generator=generator, dtype=torch.float64).clamp(1e-12, 1 - 1e-12)
 drawn = mixture_sample(raw.expand(number, -1, -1, -1), uniform)
 frequency = torch.bincount(drawn[:, 0].long(), minlength=256) / number
-deviation = float(((frequency - red_only).abs() / (red_only * (1 - red_only) / number).sqrt().clamp(min=1 / number)).max())
+standard = (red_only * (1 - red_only) / number).sqrt().clamp(min=1 / number)
+deviation = float(((frequency - red_only).abs() / standard).max())
 assert sum_error < 1e-12 and pair_error < 1e-4 and deviation < 5
-print(f"256 values sum to one within {sum_error:.1e}, the colours with red 0 or 200 to their share within {pair_error:.1e}; "
-      f"{number} draws deviate from the probabilities by at most {deviation:.1f} standard errors")
+print(f"256 values sum to one within {sum_error:.1e}, the colours with red 0 or 200 to their share "
+      f"within {pair_error:.1e}; {number} draws deviate from the probabilities by at most "
+      f"{deviation:.1f} standard errors")
 
 # %% [markdown]
 # ## C.2 A receptive field that is too small for the picture
 #
-# A PixelCNN that sees everything can model images without any code; then the cheapest posterior is the prior, and the KL falls
-# to zero. The lossy autoencoder (arXiv:1611.02731) turns this into a tool: whatever the decoder can predict from the few pixels
-# that it sees will *not* be in the code, because paying for it twice makes the bound worse; what is out of its sight must be. A
-# field of $7\times4$ pixels (seven wide, three rows above and the present one) can continue a texture or an edge, not place a
-# digit.
+# A PixelCNN that sees everything can model images without any code; then the cheapest posterior is
+# the prior, and the KL falls to zero. The lossy autoencoder (arXiv:1611.02731) turns this into a
+# tool. Whatever the decoder can predict from the few pixels that it sees will *not* be in the code,
+# because paying for it twice makes the bound worse; what is out of its sight must be. A field of
+# $7\times4$ pixels (seven wide, three rows above and the present one) can continue a texture or an
+# edge, not place a digit.
 #
-# Here the field is exact by construction: one masked convolution of type A sees it, all further layers are $1\times1$. They are
-# gated, $h+W\big(\tanh(a)\odot\sigma(b)\big)$, and the code enters each gate through features that the residual decoder of part
-# B paints on the $32\times32$ places. The prior of the code is part B's flow.
+# Here the field is exact by construction: one masked convolution of type A sees it, all further
+# layers are $1\times1$. They are gated, $h+W\big(\tanh(a)\odot\sigma(b)\big)$, and the code enters
+# each gate through features that the residual decoder of part B paints on the $32\times32$ places.
+# The prior of the code is part B's flow.
 #
-# **A sketch, and how pixels differ from it.** From the features of its place, a $1\times1$ convolution paints a sketch $m(z)$,
-# three colours a pixel. The mixture models $x-m$, and what the masked convolution shows of the neighbours is their $x-m$ too: how
-# far they are off the sketch. A decoder that sees the neighbours' $x$ itself can express the same. But it is trained on the
-# neighbours of real images and draws with its own: if what it continues is the whole picture, then errors too small to matter
-# for one pixel can add up, on the way across the image, to another picture. What is off the sketch is small in the images it was
-# trained on, and what the field learns of it is how it fades.
+# **A sketch, and how pixels differ from it.** From the features of its place, a $1\times1$
+# convolution paints a sketch $m(z)$, three colours a pixel. The mixture models $x-m$, and what the
+# masked convolution shows of the neighbours is their $x-m$ too: how far they are off the sketch. A
+# decoder that sees the neighbours' $x$ itself can express the same. But it is trained on the
+# neighbours of real images and draws with its own. If it continues the whole picture, errors too
+# small to matter for one pixel can add up, on the way across the image, to another picture. What is
+# off the sketch is small in the images it was trained on, and what the field learns of it is how it
+# fades.
 #
-# **A blind start.** Early in training the neighbours explain an image better than an untrained code; the KL collapses before the
-# decoder has learned to read. Therefore, for the first thirtieth of the steps, the decoder is blind, $x-m$ of the neighbours
-# being replaced by 0: what is said at all is said by the code. And, as in the paper, some bits are free: what is trained is
-# $\mathrm{recon}+\max(\mathrm{KL},\lambda)$, so that a code of up to $\lambda$ costs nothing. Then, within half as many steps, a
-# growing share of the images is shown with its neighbours, and $\lambda$ falls to zero: from there on the objective is the bound
-# itself, and the KL is what the code is worth to it. What is evaluated and reported is the bound at all times, with the neighbours
+# **A blind start.** Early in training the neighbours explain an image better than an untrained
+# code; the KL collapses before the decoder has learned to read. Therefore the decoder is blind for
+# the first thirtieth of the steps, $x-m$ of the neighbours being replaced by 0: what is said at all
+# is said by the code. And, as in the paper, some bits are free: what is trained is
+# $\mathrm{recon}+\max(\mathrm{KL},\lambda)$, so that a code of up to $\lambda$ costs nothing. Then,
+# within half as many steps, a growing share of the images is shown with its neighbours, and
+# $\lambda$ falls to zero. From there on the objective is the bound itself, and the KL is what the
+# code is worth to it. What is evaluated and reported is the bound at all times, with the neighbours
 # in sight and the whole KL.
 
 
 # %%
 class GatedPixel(nn.Module):
-    """h + W (tanh(a) * sigmoid(b)), where a and b come from h and from the features of the same place."""
+    """h + W (tanh(a) * sigmoid(b)), where a and b come from h and from features of the place."""
 
     def __init__(self, channels: int, features: int) -> None:
         super().__init__()
-        self.inner, self.condition = nn.Conv2d(channels, 2 * channels, 1), nn.Conv2d(features, 2 * channels, 1, bias=False)
+        self.inner = nn.Conv2d(channels, 2 * channels, 1)
+        self.condition = nn.Conv2d(features, 2 * channels, 1, bias=False)
         self.outer = nn.Conv2d(channels, channels, 1)
 
     def forward(self, hidden: Tensor, features: Tensor) -> Tensor:
@@ -2193,15 +2246,23 @@ class GatedPixel(nn.Module):
 
 
 def mixture_about(centre: Tensor, raw: Tensor) -> Tensor:
-    """Parameters (B, 10 K, H, W) of the mixture of x, where ``raw`` are those of x - centre; centre (B, 3, H, W)."""
+    """Parameters (B, 10 K, H, W) of the mixture of x, where ``raw`` are those of x - centre.
+
+    Args:
+        centre: (B, 3, H, W).
+        raw: (B, 10 K, H, W).
+    """
     centre, raw = (part if part.dtype == torch.float64 else part.float() for part in (centre, raw))
     weights, means, rest = raw.split([MIXTURES, 3 * MIXTURES, 6 * MIXTURES], 1)
-    first, second, third = rest[:, 3 * MIXTURES :].tanh().chunk(3, 1)  # what chained_means multiplies by red, red and green
+    # what chained_means multiplies by red, red and green
+    first, second, third = rest[:, 3 * MIXTURES :].tanh().chunk(3, 1)
     red, green, blue = centre.split(1, 1)
-    moved = torch.cat([red.expand_as(first), green - first * red, blue - second * red - third * green], 1)
+    moved = torch.cat(
+        [red.expand_as(first), green - first * red, blue - second * red - third * green], 1)
     return torch.cat([weights, means + moved, rest], 1)
 
 
+# %%
 class PixelDecoder(nn.Module):
     """A PixelCNN about a sketch: its field is one masked kernel, conditioned on features.
 
@@ -2257,6 +2318,7 @@ class PixelDecoder(nn.Module):
         return ((x + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1)
 
 
+# %%
 class LossyVAE(nn.Module):
     """A VAE whose decoder is a PixelCNN of limited sight; flow prior over a code (latents, 8, 8).
 
@@ -2268,7 +2330,9 @@ class LossyVAE(nn.Module):
         free: bits per dimension of KL that a blind decoder's training objective does not charge.
     """
 
-    def __init__(self, kernel: int, width: int, blocks: int, latents: int, channels: int, free: float) -> None:
+    def __init__(
+        self, kernel: int, width: int, blocks: int, latents: int, channels: int, free: float
+    ) -> None:
         super().__init__()
         self.latents, self.free, self.prior = latents, free, FlowPrior(latents)
         self.encoder = residual_encoder(width, blocks, 2 * latents)
@@ -2276,7 +2340,7 @@ class LossyVAE(nn.Module):
         self.pixels = PixelDecoder(kernel, channels, channels, 3)
 
     def posterior(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and log standard deviation of q(z|x), (B, latents, 8, 8) each, for x in [-1, 1]."""
+        """Mean and log standard deviation of q(z|x), (B, latents, 8, 8) each; x in [-1, 1]."""
         mean, raw = self.encoder(x).float().chunk(2, dim=1)
         return mean, free_log_std(raw)
 
@@ -2284,31 +2348,40 @@ class LossyVAE(nn.Module):
         """Features (B, channels, 32, 32) of a code."""
         return self.painter(z.contiguous(memory_format=torch.channels_last))
 
-    def forward(self, images: Tensor, generator: torch.Generator, sight: float = 1.0) -> Tensor:
-        """The training objective, recon, KL and the bound in bits per dimension, (4,), averaged over images.
+    def forward(
+        self, images: Tensor, generator: torch.Generator, sight: float = 1.0
+    ) -> Tensor:
+        """The training objective, recon, KL and the bound in bits per dimension, (4,).
 
         Args:
-            images: (B, 32, 32, 3) bytes.
+            images: (B, 32, 32, 3) bytes, over which the terms are averaged.
             generator: of the noise of codes, and of which images are shown.
-            sight: probability with which the decoder sees the neighbours in an image; the free bits fall with it, to none at 1.
+            sight: probability with which the decoder sees the neighbours in an image; the free
+                bits fall with it, to none at 1.
         """
         x = to_signed(images)
         mean, log_std = self.posterior(x)
         noise = torch.randn(mean.shape, generator=generator, device=x.device)
-        z = mean + log_std.exp() * noise
-        shown = 1.0 if sight == 1 else (torch.rand(len(x), 1, 1, 1, generator=generator, device=x.device) < sight).to(x.dtype)
+        z, shown = mean + log_std.exp() * noise, 1.0
+        if sight != 1:
+            luck = torch.rand(len(x), 1, 1, 1, generator=generator, device=x.device)
+            shown = (luck < sight).to(x.dtype)
         recon = mixture_nats(images, self.pixels(x, self.paint(z), shown)).mean() * BITS
         kl = (-normal_nats(z, mean, log_std) - self.prior.log_prob(z)).mean() * BITS
-        return torch.stack([recon + kl.clamp(min=self.free * (1 - sight)), recon, kl, recon + kl])
+        objective = recon + kl.clamp(min=self.free * (1 - sight))
+        return torch.stack([objective, recon, kl, recon + kl])
 
 
+# %%
 def sight_at(step: int, blind: int) -> float:
-    """Share of the images that are shown with their neighbours: none for ``blind`` steps, all after half as many more."""
+    """Share of images shown with neighbours: none for ``blind`` steps, all soon after."""
     return 1.0 if step >= 1.5 * blind else max(0.0, (step - blind) / (0.5 * blind))
 
 
-def blind_start(model: LossyVAE, blind: int) -> Callable[[Tensor, torch.Generator, int], Tensor]:
-    """A loss of a LossyVAE whose decoder is blind for the first ``blind`` steps, see :func:`sight_at`."""
+def blind_start(
+    model: LossyVAE, blind: int
+) -> Callable[[Tensor, torch.Generator, int], Tensor]:
+    """A loss of a LossyVAE whose decoder is blind for ``blind`` steps, see :func:`sight_at`."""
 
     def loss(images: Tensor, generator: torch.Generator, step: int) -> Tensor:
         return model(images, generator, sight_at(step, blind))
@@ -2317,8 +2390,9 @@ def blind_start(model: LossyVAE, blind: int) -> Callable[[Tensor, torch.Generato
 
 
 # %% [markdown]
-# **Checks** in float64: what a pixel's distribution depends on, by gradients, for both fields; sampling with crops against
-# sampling with a whole pass a pixel.
+# **Checks** in float64: what a pixel's distribution depends on, by gradients, for both fields; the
+# quick sampler of `helpers.fast.sampling`, which computes each pixel from a crop, against the plain
+# one above.
 
 
 # %%
@@ -2332,18 +2406,19 @@ for kernel, decoder in decoders.items():
     reach = kernel // 2
     view = seen_from(decoder(probe, features[:1]), probe, 6, 6)
     rows, columns = view.nonzero()
-    assert (rows.min(), rows.max(), columns.min(), columns.max()) == (6 - reach, 6, 6 - reach, 6 + reach)
+    assert (rows.min(), rows.max()) == (6 - reach, 6)
+    assert (columns.min(), columns.max()) == (6 - reach, 6 + reach)
     assert view.sum() == reach * kernel + reach and not view[6, 6:].any()
     quick = sampling.draw_pixels(decoder, features, uniform, mixture_sample)
     assert torch.equal(quick, decoder.sample(features, uniform))
-    print(f"kernel {kernel}: a pixel depends on {view.sum()} others, in a field of {kernel} x {reach + 1}; "
-          "crops and full passes draw equal images")
+    print(f"kernel {kernel}: a pixel depends on {view.sum()} others, in a field of "
+          f"{kernel} x {reach + 1}; crops and full passes draw equal images")
 
 # %% [markdown]
 # ## C.3 Two fields, one budget
 #
-# The same VAE is trained twice, with fields of $7\times4$ and of $3\times2$, for the same number of updates. The smaller one
-# sees less, so more has to come through the code.
+# The same VAE is trained twice, with fields of $7\times4$ and of $3\times2$, for the same number of
+# updates. The smaller one sees less, so more has to come through the code.
 
 
 # %%
@@ -2357,8 +2432,8 @@ def lossy_pictures(model: LossyVAE, test: Tensor, seed: int) -> dict[str, np.nda
         seed: of the noise.
 
     Returns:
-        samples: 50 from the prior; decoded: for each of 10 test images the image itself, the sketch of one draw of its code,
-        and 6 decodings of that draw, (80, ...).
+        samples: 50 from the prior; decoded: for each of 10 test images the image itself, the
+        sketch of one draw of its code, and 6 decodings of that draw, (80, ...).
     """
     device, generator = next(model.parameters()).device, torch.Generator().manual_seed(seed)
 
@@ -2368,27 +2443,21 @@ def lossy_pictures(model: LossyVAE, test: Tensor, seed: int) -> dict[str, np.nda
     drawn = codes_of(model.prior, normal(50, model.latents, 8, 8))
     mean, log_std = model.posterior(to_signed(test[:10].to(device)))
     z = torch.cat([drawn, (mean + log_std.exp() * normal(*mean.shape)).repeat_interleave(6, 0)])
-    uniform, features = torch.rand(len(z), 4, 32, 32, generator=generator).clamp(1e-6, 1 - 1e-6).to(device), model.paint(z).float()
+    uniform = torch.rand(len(z), 4, 32, 32, generator=generator).clamp(1e-6, 1 - 1e-6).to(device)
+    features = model.paint(z).float()
     images = sampling.draw_pixels(model.pixels, features, uniform, mixture_sample).cpu().numpy()
     sketches = to_bytes(model.pixels.sketch(features[50::6]))
     rows = [test[:10].numpy()[:, None], sketches[:, None], images[50:].reshape(10, 6, 32, 32, 3)]
     return {"samples": images[:50], "decoded": np.concatenate(rows, 1).reshape(-1, 32, 32, 3)}
 
 
+# %%
 FIELDS = {"": 7, "_small_field": 3}  # suffix of metrics and arrays -> side of the masked kernel
 
 
 def train_lossy(
-    run: Run,
-    dataset: str,
-    limit: dict[str, int] | None,
-    width: int,
-    blocks: int,
-    latents: int,
-    channels: int,
-    free: float,
-    blind: float,
-    **training,
+    run: Run, dataset: str, limit: dict[str, int] | None, width: int, blocks: int, latents: int,
+    channels: int, free: float, blind: float, **training,
 ) -> Outcome:
     """The bonus: a LossyVAE with a field of 7 x 4 and one of 3 x 2, with equal numbers of updates.
 
@@ -2408,8 +2477,7 @@ def train_lossy(
         model = seeded(build, run.seed_for("weights"))
         averaged, history = train_in_bits(
             run, model, splits, stage=f"kernel_{kernel}", loss=blind_start(model, blind_steps),
-            time_budget=run.time_budget and run.time_budget / 2, **training,
-        )
+            time_budget=run.time_budget and run.time_budget / 2, **training)
         histories.append(history)
         weights[f"kernel_{kernel}"] = averaged
         final = final_bits(averaged, splits, run.seed_for("evaluation"))
@@ -2425,103 +2493,140 @@ def train_lossy(
             f"steps{suffix}": history.evaluation_steps, f"kept{suffix}": np.array(history.best),
             **{f"{kind}{suffix}": images for kind, images in pictures.items()},
         }
-    facts = {
-        "fields": {"": "7 x 4", "small_field": "3 x 2"}, "kl": "nats an image, one draw each",
-        "blind": blind_steps, "precision": settings.half_precision(settings.device()),
-    }
+    facts = {"fields": {"": "7 x 4", "small_field": "3 x 2"}, "kl": "nats an image, one draw each",
+             "blind": blind_steps, "precision": settings.half_precision(settings.device())}
     return Outcome(
         values, arrays, about,
         (sum(h.done for h in histories), sum(h.planned for h in histories), "updates"),
-        [run.seed], 0, sum(h.seconds for h in histories), facts, weights=weights,
-    )
+        [run.seed], 0, sum(h.seconds for h in histories), facts, weights=weights)
 
 
 # %%
-RUNS |= {
-    "b19_3_bonus": run(
-        train_lossy,
-        full={
-            "dataset": HOUSE_NUMBERS, "limit": None, "width": 128, "blocks": 2, "latents": 4,
-            "channels": 64, "free": 0.1, "blind": 1 / 30, "epochs": 20, "batch_size": 32,
-            "learning_rate": 5e-4, "evaluate_every": 450, "evaluated": 800,
-        },
-        quick={
-            "dataset": "street_digits", "limit": QUICK_LIMIT, "width": 32, "blocks": 1,
-            "channels": 32, "epochs": 2, "evaluate_every": 20, "evaluated": 128,
-        },
-        smoke={
-            "limit": SMOKE_LIMIT, "width": 16, "channels": 8, "epochs": 1, "evaluate_every": 3,
-            "evaluated": 32,
-        },
-        long=True, gpu=0.25,
-    )
-}
-
+RUNS |= {"b19_3_bonus": run(
+    train_lossy,
+    full={"dataset": HOUSE_NUMBERS, "limit": None, "width": 128, "blocks": 2, "latents": 4,
+          "channels": 64, "free": 0.1, "blind": 1 / 30, "epochs": 20, "batch_size": 32,
+          "learning_rate": 5e-4, "evaluate_every": 450, "evaluated": 800},
+    quick={"dataset": "street_digits", "limit": QUICK_LIMIT, "width": 32, "blocks": 1,
+           "channels": 32, "epochs": 2, "evaluate_every": 20, "evaluated": 128},
+    smoke={"limit": SMOKE_LIMIT, "width": 16, "channels": 8, "epochs": 1, "evaluate_every": 3,
+           "evaluated": 32},
+    long=True, gpu=0.25)}
 lossy = suite.run("b19_3_bonus")
 
 # %%
 FIELD_NAMES = {"": "7 x 4", "_small_field": "3 x 2"}
 
-if lossy is not None:
-    arrays = lossy.arrays
-    figure, axes = plt.subplots(1, 2, figsize=(7, 2.6))
-    for (suffix, field), colour in zip(FIELD_NAMES.items(), (plotting.BLUE, plotting.VERMILION), strict=True):
-        looks, minibatches = arrays[f"looks{suffix}"][:, 2], arrays[f"train_terms{suffix}"]
-        smooth = max(1, len(minibatches) // 100)
-        minibatches = minibatches[: len(minibatches) // smooth * smooth].reshape(-1, smooth, minibatches.shape[1]).mean(1)
+
+def lossy_curves(record):
+    """Bound and KL of both fields on the test images, minibatches pale, and the blind start."""
+    arrays, blind = record.arrays, record["facts"]["blind"]
+    figure, axes = plt.subplots(1, 2, figsize=(7, 2.8))
+    for (suffix, field), colour in zip(
+        FIELD_NAMES.items(), (plotting.BLUE, plotting.VERMILION), strict=True
+    ):
+        looks = arrays[f"looks{suffix}"][:, 2]
+        steps, minibatches = plotting.smoothed(arrays[f"train_terms{suffix}"])
         for axis, term, scale in zip(axes, (3, 2), (1.0, 1 / BITS), strict=True):
-            axis.plot(arrays[f"steps{suffix}"], scale * looks[:, term], color=colour, marker="o", markersize=2.5,
-                      label=f"field {field}, test")
-            axis.plot((np.arange(len(minibatches)) + 0.5) * smooth, scale * minibatches[:, term], color=colour, alpha=0.3,
-                      linewidth=0.8)
-    plotting.focus(axes[0], *(arrays[f"looks{suffix}"][:, 2, 3] for suffix in FIELD_NAMES), skip=0.3)
-    plotting.focus(axes[1], *(arrays[f"looks{suffix}"][:, 2, 2] / BITS for suffix in FIELD_NAMES), skip=0.0, margin=0.3)
+            axis.plot(arrays[f"steps{suffix}"], scale * looks[:, term], color=colour, marker="o",
+                      markersize=2.5, label=f"field {field}, test")
+            axis.plot(steps, scale * minibatches[:, term], color=colour, alpha=0.3, linewidth=0.8)
+    looks = [arrays[f"looks{suffix}"][:, 2] for suffix in FIELD_NAMES]
+    plotting.focus(axes[0], *(look[:, 3] for look in looks), skip=0.3)
+    plotting.focus(axes[1], *(look[:, 2] / BITS for look in looks), skip=0.0, margin=0.3)
     axes[1].set_ylim(bottom=0)
-    blind = lossy["facts"]["blind"]
     for axis in axes:
-        axis.axvspan(0, 1.5 * blind, color=plotting.BLACK, alpha=0.08, linewidth=0, label="neighbours hidden, then ever less")
-    axes[1].plot([0, blind, 1.5 * blind], [lossy["config"]["free"] / BITS * share for share in (1, 1, 0)], color=plotting.BLACK,
-                 linestyle="--", linewidth=0.9, label="free bits")
+        axis.axvspan(0, 1.5 * blind, color=plotting.BLACK, alpha=0.08, linewidth=0,
+                     label="neighbours hidden, then ever less")
+    free = [record["config"]["free"] / BITS * share for share in (1, 1, 0)]
+    axes[1].plot([0, blind, 1.5 * blind], free, color=plotting.BLACK, linestyle="--",
+                 linewidth=0.9, label="free bits")
     axes[0].set(xlabel="updates", ylabel="bits per dimension", title="bound")
     axes[1].set(xlabel="updates", ylabel="nats an image", title="KL")
-    axes[0].legend(fontsize=8)
-    axes[1].legend(fontsize=8)
-    plotting.title(figure, "PixelCNN decoder with a limited field", lossy)
-    suite.figure(figure, "b19_3_train_plot.png", lossy)
-    grids = [(f"field {field}", arrays[f"samples{suffix}"][:30]) for suffix, field in FIELD_NAMES.items()]
-    suite.figure(grid_figure("PixelCNN decoder with a limited field: samples", *grids, of=(lossy,)), "b19_3_samples.png", lossy)
-    grids = [(f"field {field}: test image, the sketch of its code, six decodings of that code", arrays[f"decoded{suffix}"])
-             for suffix, field in FIELD_NAMES.items()]
-    figure = grid_figure("one code, decoded several times (two test images a row)", *grids, of=(lossy,), columns=16, width=4.9)
-    suite.figure(figure, "b19_3_lossy_reconstructions.png", lossy)
-    tables.show_results(lossy)
+    for axis in axes:
+        axis.legend(fontsize=7)
+    plotting.title(figure, "PixelCNN decoder with a limited field", record)
+    return figure
+
 
 # %%
 if lossy is not None:
-    for suffix, field in FIELD_NAMES.items():
-        decoded = lossy.arrays[f"decoded{suffix}"].reshape(10, 8, 32, 32, 3)[:, 2:].astype(np.float64)
-        blocks = decoded.reshape(10, 6, 4, 8, 4, 8, 3).mean((3, 5))
-        shares = [1 - parts.var(1, ddof=1).mean() / parts.reshape(60, *parts.shape[2:]).var(0, ddof=1).mean()
-                  for parts in (blocks, decoded)]
-        print(f"field {field}: KL {lossy.metrics[f'kl{suffix}']:.1f} nats an image, bound "
-              f"{lossy.metrics[f'test_bpd{suffix}']:.3f} bits/dim; the code fixes {shares[0]:.0%} of the variance of blocks of "
-              f"8 x 8 pixels, {shares[1]:.0%} of that of single pixels")
-    difference = lossy.metrics["kl_small_field"] - lossy.metrics["kl"]
-    print(f"the smaller field's code carries {difference:+.1f} nats")
+    suite.figure(lossy_curves(lossy), "b19_3_train_plot.png", lossy)
+    grids = [(f"field {field}", lossy.arrays[f"samples{suffix}"][:30])
+             for suffix, field in FIELD_NAMES.items()]
+    heading = "PixelCNN decoder with a limited field: samples"
+    suite.figure(grid_figure(heading, *grids, of=(lossy,)), "b19_3_samples.png", lossy)
+    grids = [(f"field {field}: test image, the sketch of its code, six decodings of that code",
+              lossy.arrays[f"decoded{suffix}"]) for suffix, field in FIELD_NAMES.items()]
+    figure = grid_figure("one code, decoded several times (two test images a row)", *grids,
+                         of=(lossy,), columns=16, width=4.9)
+    suite.figure(figure, "b19_3_lossy_reconstructions.png", lossy)
+    tables.show_results(lossy)
+    overview.show_training(lossy)
+
+
+# %%
+def fixed_share(decoded: np.ndarray, side: int) -> float:
+    """Share of the variance of blocks of pixels that a code fixes: 1 - variance within / overall.
+
+    Args:
+        decoded: (80, 32, 32, 3); of each of 10 codes an image, its sketch and six decodings.
+        side: of the blocks, whose mean colours are compared; 1 for single pixels.
+    """
+    images = decoded.reshape(10, 8, 32, 32, 3)[:, 2:].astype(np.float64)
+    blocks = images.reshape(10, 6, 32 // side, side, 32 // side, side, 3).mean((3, 5))
+    within = blocks.var(1, ddof=1).mean()
+    return 1 - within / blocks.reshape(60, *blocks.shape[2:]).var(0, ddof=1).mean()
+
+
+if lossy is not None:
+    tables.show(
+        ["field", "bound, bits/dim", "KL, bits/dim", "KL, nats an image",
+         "fixed of blocks of 8 x 8", "fixed of single pixels"],
+        [[field, f"{lossy.metrics[f'test_bpd{suffix}']:.3f}",
+          f"{lossy.metrics[f'kl_bpd{suffix}']:.4f}", f"{lossy.metrics[f'kl{suffix}']:.1f}",
+          *(f"{fixed_share(lossy.arrays[f'decoded{suffix}'], side):.0%}" for side in (8, 1))]
+         for suffix, field in FIELD_NAMES.items()])
 
 # %% [markdown]
-# **What the code keeps.** Decodings of one code share what the code says; the rest is drawn anew each time. Were the code
-# unused, decodings of one code would differ as much as those of different codes, and the shares above would be zero; a code
-# that fixed everything would give 100%. A lossy code fixes the coarse picture and leaves texture to the decoder: the first
-# share is above the second. In the figure the digits, their strokes and their light come back in each of the six decodings; the
-# grain is another each time, and so, in part, is the tint, which a decoder that has begun with one can continue from its
-# neighbours. Samples from the prior are made of the same strokes and lit patches, but few of them make a digit: that is asked of the
-# prior, which has to know how the 64 places of a code go together.
+# **What the code keeps.** Decodings of one code share what the code says; the rest is drawn anew
+# each time. Were the code unused, decodings of one code would differ as much as those of different
+# codes, and the shares above would be zero; a code that fixed everything would give 100%. A lossy
+# code fixes the coarse picture and leaves texture to the decoder: the first share is above the
+# second.
 #
-# **Two fields.** Averaged over images, a code is worth its price exactly as far as it says what the visible neighbours do not.
-# A field of $3\times2$ leaves more unsaid than one of $7\times4$, so in the long run its KL is the larger one, and its bound
-# the worse, since a code is a more expensive way to say it. That is what the lines above say of the recorded runs; after very few
-# updates neither need be so, because the smaller field has less to learn.
+# **Two fields.** Averaged over images, a code is worth its price exactly as far as it says what the
+# visible neighbours do not. A field of $3\times2$ leaves more unsaid than one of $7\times4$, so its
+# KL is the larger one, and its bound the worse, since a code is a more expensive way to say it.
+#
+# **Drawn anew.** The saved weights of both fields, with another seed.
+
+
+# %%
+def load_lossy(record, kernel: int) -> LossyVAE | None:
+    """The trained model with one of the fields, on the device; None if its weights are not here."""
+    weights, config = suite.weights(record.id), record["config"]
+    if weights is None:
+        return None
+    keys = ("width", "blocks", "latents", "channels", "free")
+    model = LossyVAE(kernel, *(config[key] for key in keys))
+    model.load_state_dict(weights[f"kernel_{kernel}"])
+    return model.to(settings.device())
+
+
+models = {} if lossy is None else {
+    suffix: load_lossy(lossy, kernel) for suffix, kernel in FIELDS.items()}
+grids = [(f"field {FIELD_NAMES[suffix]}", lossy_pictures(model, torch.zeros(10, 32, 32, 3,
+          dtype=torch.uint8), seed=7)["samples"][:20])
+         for suffix, model in models.items() if model is not None]
+if grids:
+    figure = grid_figure("drawn anew from the saved weights", *grids, of=(lossy,))
+    suite.figure(figure, "b19_3_redrawn.png")
+else:
+    print("the weights of part C are not here: python -m helpers weights --unpack takes them over")
+
+# %%
+overview.show_questions(QUESTIONS, again=True)
 
 # %%
 # On Colab: one zip of results and figures to download.
