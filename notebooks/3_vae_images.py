@@ -790,10 +790,10 @@ RUNS |= {
     "q2_a_dset2": part_a("plain", *PHOTOGRAPHS, 16),
     "q2_b_dset1": part_a(
         "hierarchical", *HOUSES, 32, epochs=100, validation=True, free=4.0, shift=1),
-    "q2_b_dset2": part_a("hierarchical", *PHOTOGRAPHS, 32),
+    "q2_b_dset2": part_a("hierarchical", *PHOTOGRAPHS, 32, free=4.0),
     "q2_b_dset1_z1": part_a(
         "hierarchical", *HOUSES, 32, epochs=100, validation=True, free=0.0, shift=1),
-    "q2_b_dset2_z1": part_a("hierarchical", *PHOTOGRAPHS, 32, free=4.0),
+    "q2_b_dset2_z1": part_a("hierarchical", *PHOTOGRAPHS, 32, free=0.0),
 }
 
 
