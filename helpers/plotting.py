@@ -25,6 +25,7 @@ BLUE, ORANGE, GREEN, VERMILION, SKY, PURPLE, YELLOW, BLACK = (
 COLOURS = (BLUE, VERMILION, GREEN, ORANGE, PURPLE, SKY, YELLOW, BLACK)
 DIGIT_COLOURS = plt.get_cmap("tab10").colors  # ten classes need ten colours
 DENSITY_MAP = "cividis"
+TIME_MAP = matplotlib.colors.ListedColormap(plt.get_cmap("Blues")(np.linspace(0.5, 1.0, 256)), name="time")  # nothing pale
 
 plt.rcParams.update({
     "figure.dpi": 100, "savefig.dpi": 130, "figure.constrained_layout.use": True, "font.size": 9, "axes.titlesize": 10,
@@ -169,13 +170,15 @@ def image_grid(images: np.ndarray, columns: int, heading: str, *records, width: 
 
 
 def path_3d(axis: Axes, path: np.ndarray, *, names: Sequence[str], target: Mapping[str, Sequence[float]] | None = None) -> None:
-    """A path (N, 3) in space: coloured from start (pale) to end (dark), its start marked, a target drawn."""
+    """A path (N, 3) in space, from light to dark blue: its start marked, a target drawn, all of it named for a legend."""
     from mpl_toolkits.mplot3d.art3d import Line3DCollection
 
     segments = np.stack([path[:-1], path[1:]], axis=1)
-    lines = Line3DCollection(segments, cmap="viridis_r", linewidth=0.8)
+    lines = Line3DCollection(segments, cmap=TIME_MAP, linewidth=0.8)
     lines.set_array(np.arange(len(segments)))
     axis.add_collection(lines)
+    for place, label in ((0.0, "first steps"), (1.0, "last steps")):
+        axis.plot([], [], [], color=TIME_MAP(place), label=label)
     axis.scatter(*path[0], color=VERMILION, s=25, label="start")
     if target is not None:
         axis.plot(*(target[name] for name in names), color=BLACK, linestyle="--", marker="*", markersize=8, label="target")

@@ -83,3 +83,15 @@ def test_a_title_says_each_remark_once():
     plotting.title(figure, "samples", Noted("stand-in for svhn"), Noted(""), Noted("stand-in for svhn"), Noted("8 epochs"))
     assert figure.get_suptitle() == "samples\nstand-in for svhn\n8 epochs"
     plt.close(figure)
+
+
+def test_a_path_in_space_has_a_key_and_no_colour_too_pale_to_see():
+    figure = plotting.plt.figure()
+    axis = figure.add_subplot(projection="3d")
+    path = np.stack([np.cos(np.arange(9)), np.sin(np.arange(9)), np.arange(9)], 1)
+    plotting.path_3d(axis, path, names=("a", "b", "c"), target={name: [0.0, 1.0] for name in "abc"})
+    assert axis.get_legend_handles_labels()[1] == ["first steps", "last steps", "start", "target"]
+    luminance = np.array(plotting.TIME_MAP(np.linspace(0, 1, 50)))[:, :3] @ [0.2126, 0.7152, 0.0722]
+    assert luminance.max() < 0.7
+    assert (np.diff(luminance) <= 1e-6).all()
+    plotting.plt.close(figure)

@@ -142,6 +142,18 @@ def test_spectral_vectors_move_only_in_training_and_stay_the_same_tensors(notebo
     assert not torch.equal(layer.left, before)
 
 
+@pytest.mark.parametrize(("kernel", "stride", "padding"), [(1, 1, 0), (3, 1, 1), (4, 2, 1)])
+def test_the_norm_of_a_convolution_is_that_of_its_dense_matrix_and_bounded_by_its_kernels(notebook, kernel, stride, padding):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        layer = nn.Conv2d(2, 3, kernel, stride, padding, bias=False).double()
+    columns = layer(torch.eye(2 * 36, dtype=torch.float64).reshape(-1, 2, 6, 6)).flatten(1)
+    dense = torch.linalg.matrix_norm(columns.detach(), 2).item()
+    assert notebook.convolution_norm(layer, 6, times=2000) == pytest.approx(dense, rel=1e-6)
+    matrix = torch.linalg.matrix_norm(layer.weight.detach().flatten(1), 2).item()
+    assert matrix * (1 - 1e-9) <= dense <= kernel / stride * matrix * (1 + 1e-9)
+
+
 # ---------------------------------------------------------------- the alternating update
 
 

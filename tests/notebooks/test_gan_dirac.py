@@ -86,3 +86,24 @@ def test_the_factor_a_step_of_a_known_decay(notebook):
 def test_games_refuse_bad_starts(notebook, starts):
     with pytest.raises(ValueError, match=r"finite rows of psi0, psi1, theta, shape \(S, 3\)"):
         notebook.play_dirac(notebook.DIRAC_GAMES[:1], starts, steps=1, rate=0.1)
+
+
+def test_averaging_rows_say_how_much_smaller_the_averaged_theta_is(notebook):
+    live, averaged = np.full(20, 0.9), np.full(20, 0.03)
+    averaged[7] = 1.8  # jsd_8: the live pair has converged, the average has not
+    record = type("Record", (dict,), {"arrays": {"last_amplitude": np.stack([live, averaged])[..., None]}})(
+        facts={"verdicts": {game.name: "orbit" if game.name.endswith("6") else "converges" for game in notebook.DIRAC_GAMES}})
+    rows = {row[0]: row for row in notebook.averaging(record)}
+    assert list(rows) == [f"{family}_{number}" for family in ("jsd", "w1") for number in range(6, 11)]
+    assert rows["w1_6"][3:6] == ["0.9", "0.03", "0.0333"]
+    assert float(rows["w1_6"][6]) == pytest.approx(0.002 / abs(1 - 0.998 * np.exp(0.1j)), rel=0.01)
+    assert rows["jsd_8"][5:] == ["above one", "-"]
+
+
+@pytest.mark.parametrize("metric", ["jsd", "w1"])
+def test_r1_converges_up_to_its_largest_coefficient(notebook, metric):
+    turn = {"jsd": 0.025, "w1": 0.1}[metric]
+    limit = (1 - turn**2 / 4) / 0.1
+    for coefficient, inside in ((0.999 * limit, True), (1.001 * limit, False)):
+        moduli = np.abs(np.linalg.eigvals(notebook.update_matrix(notebook.Objective(metric, "r1", coefficient), 0.1)))
+        assert bool(moduli.max() < 1) is inside

@@ -242,28 +242,3 @@ def test_more_images_are_nearer_to_all_of_them(notebook, suite):
     metrics = suite.run("cifar10_fid_noise").metrics
     assert metrics["fid_32_smallnet"] > metrics["fid_128_smallnet"] > metrics["fid_256_smallnet"]
     assert metrics["fid_256_smallnet"] == pytest.approx(0.0, abs=1e-6)
-
-
-class Evaluated(dict):
-    """A record of a GAN's curves, made of given numbers."""
-
-    def __init__(self, steps, jsd, distance, live, terms_every=10):
-        super().__init__(facts={"evaluated": ["jsd_test", "fid_smallnet"], "extractor": "smallnet"})
-        self.arrays = {"evaluation_steps": np.array(steps), "evaluations": np.stack([jsd, distance], 1),
-                       "terms": np.array(live, dtype=float)[:, None], "terms_every": np.array(terms_every)}
-
-
-def test_an_evaluation_that_repeats_its_neighbour_does_not_count(notebook):
-    record = Evaluated([0, 100, 200, 202], [0.0, 0.1, 0.2, 0.3], [9.0, 3.0, 2.0, 1.0], range(20))
-    assert notebook.looks(record).tolist() == [1, 2]
-    assert notebook.evaluated(record, "fid").tolist() == [3.0, 2.0]
-    assert notebook.evaluated(record, "jsd_test").tolist() == [0.1, 0.2]
-    assert notebook.looks(Evaluated([0, 100, 200, 290], [0.0] * 4, [1.0] * 4, range(29))).tolist() == [1, 2, 3]
-    assert notebook.looks(Evaluated([0, 7], [0.0] * 2, [1.0] * 2, [0.0])).tolist() == [1]
-
-
-def test_the_live_metric_is_that_just_before_an_evaluation(notebook):
-    record = Evaluated([0, 100, 200], [0.0] * 3, [3.0, 2.0, 1.0], range(20))  # a row of terms is 10 updates
-    assert notebook.live_metric(record).tolist() == [np.mean([8, 9]), np.mean([18, 19])]
-    short = Evaluated([0, 2, 4], [0.0] * 3, [3.0, 2.0, 1.0], range(4), terms_every=1)
-    assert notebook.live_metric(short).tolist() == [1.0, 3.0]
