@@ -881,7 +881,10 @@ for axis, record, name in zip(axes, (autoencoder, sgvb, analytic),
     axis.get_legend().remove()
     axis.set(title=name, xlabel="first coordinate of the code", ylabel="second")
 axes[0].set_aspect("auto")  # its axes have no common scale
-figure.legend(handles, labels, loc="outside lower center", ncols=10, markerscale=5, title="digit")
+legend = figure.legend(handles, labels, loc="outside lower center", ncols=10, markerscale=5,
+                       title="digit")
+for handle in legend.legend_handles:
+    handle.set_alpha(1)
 heading = "codes of the test images (VAE: posterior means)"
 plotting.title(figure, heading, autoencoder, sgvb, analytic)
 suite.figure(figure, "mit_codes.png", autoencoder, sgvb, analytic)
