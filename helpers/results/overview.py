@@ -77,7 +77,8 @@ def show_training(*records: Record) -> None:
     rows = []
     for record in records:
         budget, seconds = record["budget"], record["seconds"]
-        rate = f"{budget['done'] / seconds:,.0f}" if seconds else "-"
+        rate = budget["done"] / seconds if seconds else math.nan
         rows.append([record.id, str(len(record["seeds"])), f"{budget['done']:,} of {budget['planned']:,} {budget['unit']}",
-                     f"{seconds:,.0f}", rate, record["environment"]["device"]])
+                     f"{seconds:,.0f}", f"{rate:,.0f}" if rate >= 10 else f"{rate:.2g}".replace("nan", "-"),
+                     record["environment"]["device"]])
     tables.show(["run", "seeds", "trained for", "seconds", "a second", "device"], rows)

@@ -5,6 +5,8 @@ import math
 import numpy as np
 import pytest
 
+from helpers.results.records import load
+from helpers.settings import PROJECT_ROOT
 from helpers.work.definitions import definitions
 
 
@@ -63,6 +65,13 @@ def test_the_equal_number_of_updates_is_the_last_that_all_were_evaluated_at(note
     assert notebook.common_updates([*five(), other]) == 0
 
 
+def test_a_run_that_stopped_before_the_others_met_is_left_out(notebook):
+    runs, short = five(), Evaluated([0, 40], [0.0] * 2, [1.0] * 2, range(4), name="cifar10_jsd_2")
+    assert notebook.comparable([runs[0], short, *runs[1:]]) == (runs, 200)
+    assert notebook.comparable(runs) == (runs, 200)
+    assert notebook.comparable([]) == ([], 0)
+
+
 def test_the_table_at_equal_updates_has_the_values_there(notebook):
     rows = notebook.at_equal_updates(five(), 200)
     assert [row[0] for row in rows] == ["jsd_1", "jsd_3", "w1_3"]
@@ -86,7 +95,7 @@ def test_the_sentences_say_what_the_distances_at_equal_updates_are(notebook):
 
 
 def test_a_metric_tells_progress_where_its_live_value_falls_with_the_distance(notebook):
-    said = notebook.tells_progress(five(), 200)
+    said = notebook.tells_progress(five())
     assert said[0].startswith("Live JSD falls with the distance in 1 of 2 runs")
     assert "jsd_1 -1.00, jsd_3 +1.00" in said[0]
     assert said[1].startswith("Live W1 falls with the distance in 1 of 1 runs")
@@ -110,3 +119,34 @@ def test_rank_correlation_of_known_orders(notebook):
     assert notebook.rank_correlation(np.array([1.0, 2.0, 3.0]), np.array([10.0, 20.0, 25.0])) == pytest.approx(1.0)
     assert notebook.rank_correlation(np.array([1.0, 2.0, 3.0]), np.array([3.0, 2.0, 1.0])) == pytest.approx(-1.0)
     assert math.isnan(notebook.rank_correlation(np.array([1.0]), np.array([2.0])))
+
+
+def test_a_negative_jsd_is_said(notebook):
+    runs = five()
+    assert notebook.lowest_jsd(runs) == []
+    runs[0].arrays["evaluations"][2, 0] = -0.384
+    assert notebook.lowest_jsd(runs) == ["Held-out JSD of jsd_1 is -0.38 after 200 updates: the critic does worse on the "
+                                         "averaged generator than a constant."]
+
+
+def test_the_answer_claims_what_the_records_show(notebook):
+    folder = PROJECT_ROOT / "results"
+    runs = {run_id.removeprefix("cifar10_"): load(run_id, folder) for run_id in notebook.CIFAR_GANS}
+    live = {name: notebook.rank_correlation(notebook.progress(record)[1]["live"], notebook.progress(record)[0])
+            for name, record in runs.items()}
+    assert live["jsd_3"] == live["w1_3"] == pytest.approx(1.0)  # with R1 both fall with the distance at every evaluation
+    assert live["jsd_1"] < 0  # without a regulariser JSD does not
+    distance, metrics = notebook.progress(runs["jsd_1"])
+    assert metrics["live"].min() > 0.35
+    assert distance[-1] < distance[0] / 2
+    assert 0.5 < live["jsd_2"] < 0.95  # loosely
+    distance, metrics = notebook.progress(runs["w1_2"])
+    assert (np.diff(distance) < 0).all()
+    assert metrics["live"][-1] > metrics["live"].min() * 1.2  # turns round
+    assert max(record["budget"]["done"] / record["budget"]["planned"] for record in runs.values()) < 0.07
+    assert all(record.spread["fid_smallnet"]["n"] == 1 for record in runs.values())
+    records, updates = notebook.comparable(list(runs.values()))
+    said = notebook.by_distance(records, updates)
+    nearest = {part.split()[0] for part in said[0].split(": ")[1].split(", ")[:2]}
+    assert (len(records), nearest) == (5, {"jsd_3", "w1_3"})
+    assert all("JSD is nearer than W1" in sentence for sentence in said[1:3])
