@@ -1737,7 +1737,7 @@ if len(pair) == 2:
 # All at half the width (128) and for a fourth of the epochs, with the same seeds, so that they can
 # be compared with each other. The validation bound decides; test bounds stand beside it.
 #
-# - **Channels of the code**: 2, 4, 8 and 16, with both priors.
+# - **Channels of the code**: 2, 4, 8 and 16, with the flow.
 # - **Scale alone**: the normal prior with a learned mean and scale for each channel.
 # - **A plain tanh** on the encoder's log standard deviation, with all three priors.
 # - **A prior that comes later**: the flow trained on the codes of a finished model with the
@@ -1865,36 +1865,48 @@ def words_of(name: str) -> str:
 
 
 def variants_of(records) -> dict[str, dict[str, float]]:
-    """Name of a variant -> its metrics without suffix, and its code statistics, from records."""
+    """Name of a variant -> its metrics without suffix, and its code statistics, from records.
+
+    A flow that was trained afterwards tells its first model's numbers too: the same
+    reconstructions, and the KL of the same codes under N(0, I).
+    """
     found = {}
     for record in records:
         for key in record.arrays:
-            if key.startswith("codes_"):
-                name = key.removeprefix("codes_")
-                wanted = ("valid_bpd", "test_bpd", "test_recon_bpd", "test_kl_bpd")
-                found[name] = {metric: record.metrics[f"{metric}_{name}"] for metric in wanted}
-                found[name] |= zip(("square", "variance", "log_std"),
-                                   record.arrays[key].tolist(), strict=True)
+            if not key.startswith("codes_"):
+                continue
+            name, codes = key.removeprefix("codes_"), record.arrays[key].tolist()
+            wanted = ("valid_bpd", "test_bpd", "test_recon_bpd", "test_kl_bpd")
+            values = {metric: record.metrics[f"{metric}_{name}"] for metric in wanted}
+            values |= zip(("square", "variance", "log_std"), codes, strict=True)
+            found[name] = values
+            if name.endswith("_after"):
+                kl = record.metrics[f"test_normal_kl_bpd_{name}"]
+                found[f"normal_{name.split('_')[1]}"] = values | {
+                    "valid_bpd": math.nan, "test_kl_bpd": kl,
+                    "test_bpd": values["test_recon_bpd"] + kl}
     return found
 
 
 def best_channels(variants: dict[str, dict[str, float]]) -> int:
-    """The number of channels with the lowest validation bound, as a mean over both priors."""
-    bounds = {name: values["valid_bpd"] for name, values in variants.items()}
-    means = {latents: bounds[f"normal_{latents}"] / 2 + bounds[f"flow_{latents}"] / 2
-             for latents in CHANNELS if f"flow_{latents}" in bounds}
-    return min(means, key=means.get)
+    """The number of channels with which the flow's validation bound is the lowest."""
+    bounds = {latents: variants[f"flow_{latents}"]["valid_bpd"]
+              for latents in CHANNELS if f"flow_{latents}" in variants}
+    return min(bounds, key=bounds.get)
 
 
+# %%
 variants = variants_of(short.values())
 if variants:
+    overview.show_training(*short.values())
     tables.show(
         ["variant", "validation", "test", "recon", "KL", "mean square of means", "variance"],
-        [[words_of(name), *(f"{values[key]:.3f}" for key in (
+        [[words_of(name), *("-" if math.isnan(values[key]) else f"{values[key]:.3f}" for key in (
             "valid_bpd", "test_bpd", "test_recon_bpd", "test_kl_bpd")),
-          f"{values['square']:.2f}", f"{values['variance']:.2f}"]
+          f"{values['square']:.2f}", f"{values['variance']:.3f}"]
          for name, values in variants.items()])
-    print(f"the best on validation images, over both priors: {best_channels(variants)} channels")
+if "b19_2_channels" in short:
+    print(f"the best number of channels on validation images: {best_channels(variants)}")
 
 
 # %%
