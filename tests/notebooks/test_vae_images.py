@@ -174,17 +174,6 @@ def test_shifted_images_are_the_same_moved_with_their_edges_repeated(notebook):
     assert torch.equal(notebook.shifted(images, 0, generator), images)
 
 
-def test_settings_are_set_beside_each_other(notebook):
-    config = notebook.RUNS["q2_dset1_choices"].config("smoke") | {"limit": {"train": 70, "test": 60}}
-    outcome = notebook.choose_settings(Run("q2_test", 0, "0" * 64, None), **config)
-    assert outcome.budget == (4, 4, "steps") and list(outcome.weights) == ["choice_0", "choice_1"]
-    for number in (0, 1):
-        looks = outcome.arrays[f"looks_{number}"]
-        best = looks[:, 0, 0].argmin()
-        assert outcome.values[f"valid_neg_elbo_{number}"] == pytest.approx(looks[best, 0, 0])
-        assert outcome.values[f"neg_elbo_{number}"] == pytest.approx(looks[best, 1, 0])
-
-
 def test_validation_images_are_whole_houses_and_always_the_same(notebook):
     houses = np.repeat(np.arange(40), np.random.default_rng(0).integers(1, 6, 40))
     held_out = notebook.validation_part(len(houses), houses)
