@@ -49,6 +49,12 @@ def test_a_line_beside_the_sheet_says_when_the_data_are_others(notebook):
     assert notebook.beside_the_sheet(invented("q2_a_dset1", metrics, pairs, dataset=drawn))[3] == "other data"
 
 
+def test_a_line_of_what_was_kept(notebook):
+    arrays = {"steps": np.arange(0, 50, 10), "kept": np.array(3), "per_epoch": np.array(10)}
+    record = invented("q2_a_dset1", {"valid_neg_elbo": 91.0, "neg_elbo": 92.5}, arrays, config={"epochs": 4, "shift": 1})
+    assert notebook.kept_line(record) == ["q2_a_dset1", "1", "3 of 4", "91.00", "92.50"]
+
+
 def test_spread_within_rows(notebook):
     random = np.random.default_rng(0)
     same = np.repeat(random.normal(size=(5, 1, 8, 8, 3)), 10, 1).reshape(50, 8, 8, 3)
