@@ -2499,8 +2499,8 @@ def train_lossy(
 RUNS |= {"b19_3_bonus": run(
     train_lossy,
     full={"dataset": HOUSE_NUMBERS, "limit": None, "width": 128, "blocks": 2, "latents": 4,
-          "channels": 64, "free": 0.1, "blind": 1 / 30, "epochs": 20, "batch_size": 32,
-          "learning_rate": 5e-4, "evaluate_every": 450, "evaluated": 800},
+          "channels": 64, "free": 0.1, "blind": 1 / 30, "epochs": 10, "batch_size": 32,
+          "learning_rate": 5e-4, "evaluate_every": 250, "evaluated": 250},
     quick={"dataset": "street_digits", "limit": QUICK_LIMIT, "width": 32, "blocks": 1,
            "channels": 32, "epochs": 2, "evaluate_every": 20, "evaluated": 128},
     smoke={"limit": SMOKE_LIMIT, "width": 16, "channels": 8, "epochs": 1, "evaluate_every": 3,
