@@ -1972,8 +1972,8 @@ if len(pair) == 2:
           "the bound")
 
 # %% [markdown] tags=["answer:b19_2_prior"]
-# **Yes: at equal updates the autoregressive prior lowers the bound by a fifth of the KL, and it
-# changes the samples at a glance; next to nothing of that is scale, all but all of it is dependence
+# **Yes: at equal updates the autoregressive prior lowers the bound, all of it in the KL, and it
+# changes the samples at a glance; next to nothing of the gain is scale, the rest is dependence
 # between places.** The table above has the amounts in bits and in nats an image.
 #
 # **Why.** By the identity of B.3 the KL is the information that the code carries plus
