@@ -1911,7 +1911,8 @@ def draw_variants(variants: dict[str, dict[str, float]], of: tuple):
     axes[1].axvline(1, color=plotting.BLACK, linestyle="--", linewidth=0.9, label="N(0, 1)")
     axes[1].set(xlabel="mean square of a coordinate of the code")
     for axis in axes:
-        axis.legend(fontsize=7, loc="upper left", bbox_to_anchor=(0, 1.2), ncols=3)
+        axis.legend(fontsize=7, loc="upper right", bbox_to_anchor=(1, 1.2), ncols=3,
+                    columnspacing=0.8, handlelength=1)
     plotting.title(figure, "what the encoder's log standard deviation may be", *of)
     return figure
 
