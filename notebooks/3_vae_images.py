@@ -472,7 +472,7 @@ print(f"layer normalisation is off by {error:.1e}; KL1 + KL2 = {kl:.3f} nats, {d
 #   steps. On dataset 1 the epoch with the lowest bound on the validation images is kept.
 # - **Length.** A part of SVHN gets more epochs than 20, and still fewer steps than 20 epochs of all
 #   of it would have.
-# - **Moved images.** Left in place, seven thousand images are soon known by heart: the bound on
+# - **Moved images.** Left in place, so few images are soon known by heart: the bound on
 #   test images stops falling while that on training images goes on. For question 2(a) on dataset 1
 #   each training image is therefore moved by up to a pixel, at random; a control without it is set
 #   beside it below. Validation and test images stay as they are.
