@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Gradescope runs this once, while it builds the image of the autograder. The grade needs Python 3.11 and numpy only.
+# Gradescope runs this once, while it builds the image of the autograder. The grade needs Python 3.11, numpy and Pillow.
 set -euo pipefail
 base="${AUTOGRADER_BASE:-/autograder}"
 
@@ -14,4 +14,4 @@ if [ -z "$python" ]; then
     python="$(find_python)"
 fi
 "$python" -m venv "$base/venv"
-"$base/venv/bin/pip" install --quiet "numpy>=1.26"
+"$base/venv/bin/pip" install --quiet "numpy>=1.26" "pillow>=10"

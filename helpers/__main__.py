@@ -27,7 +27,9 @@ def parser_for(words: Sequence[str]) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m helpers", description=__doc__.splitlines()[0])
     parser.add_argument("--profile", choices=settings.PROFILES, help="overrides SUITE_PROFILE")
     commands = parser.add_subparsers(required=True, metavar="command", dest="command")
-    asked = next((COMMANDS[word] for word in words if word in COMMANDS), None)
+    ahead = argparse.ArgumentParser(add_help=False)  # a profile is called as a command is: full
+    ahead.add_argument("--profile")
+    asked = next((COMMANDS[word] for word in ahead.parse_known_args(words)[1] if word in COMMANDS), None)
     for module in [asked] if asked else dict.fromkeys(COMMANDS.values()):
         importlib.import_module(module).register(commands)
     return parser

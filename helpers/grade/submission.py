@@ -1,22 +1,25 @@
 """A copy of the suite that is to be marked: read with care, because it may be broken or hostile.
 
 Sizes are limited before a file is opened, links must not lead out of the copy, every field of a record is checked before
-it is used, and nothing of the copy is ever run.
+it is used, and nothing of the copy is ever run. Files are found where people leave them (:mod:`helpers.grade.finding`).
 """
 
 from __future__ import annotations
 
 import json
-import math
 import re
 import stat
-from dataclasses import dataclass
-from functools import cache
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 from helpers import settings
 from helpers.files import file_digest
-from helpers.results.digests import source_digest
+from helpers.grade import cells as notebook_cells
+from helpers.grade import fields
+from helpers.grade.cells import Cell, Code
+from helpers.grade.finding import Index
+from helpers.results.digests import reached, source_digest
 from helpers.results.records import Record, RecordError
 
 MEBIBYTE = 2**20
@@ -33,54 +36,76 @@ class Unreadable(ValueError):
     explained = True  # the message says what to mend: the command line shows it alone
 
 
-@dataclass(frozen=True)
-class Cell:
-    """One cell of a saved notebook: kind, tags, source, and the Markdown that it displayed."""
-
-    kind: str
-    tags: tuple[str, ...]
-    source: str
-    displayed: tuple[str, ...]
+class TooSlow(BaseException):
+    """One item took longer than it may; no handler of ordinary errors may swallow this."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class Submission:
     """A copy of the suite.
 
     Attributes:
         root: folder of ``results/``, ``figures/`` and the executed ``notebooks/``.
         source_root: folder of the ``notebooks/`` with the sources; the same one for a submission.
+        search: whether files that are not at their place are looked for elsewhere.
     """
 
     root: Path
     source_root: Path
+    search: bool = True
+    _kept: dict = field(default_factory=dict, repr=False)  # what was read or failed: nothing is parsed twice
 
     @classmethod
     def of(cls, folder: Path) -> Submission:
-        """The copy in a folder, or in its only subfolder, as archives are often packed.
+        """The copy in a folder.
 
         Raises:
             Unreadable: it is not a folder.
         """
         if not folder.is_dir():
             raise Unreadable(f"{folder} is not a folder")
-        if not any((folder / name).exists() for name in ("results", "figures", "notebooks")):
-            inner = [path for path in folder.iterdir() if path.is_dir() and not path.is_symlink() and path.name[0] not in "._"]
-            folder = inner[0] if len(inner) == 1 else folder
         return cls(folder, folder)
 
     @classmethod
     def this_suite(cls) -> Submission:
         """The outputs of the profile in force."""
-        return cls(settings.output_folder(), settings.PROJECT_ROOT)
+        return cls(settings.output_folder(), settings.PROJECT_ROOT, search=False)
+
+    @cached_property
+    def index(self) -> Index:
+        """The files of the copy by name."""
+        return Index(self.root)
+
+    def once(self, key: tuple, read):
+        """What ``read()`` gives or raises; it is called once for a key."""
+        if key not in self._kept:
+            try:
+                self._kept[key] = read(), None
+            except (TooSlow, *PARSING_ERRORS) as error:
+                self._kept[key] = None, error
+        value, error = self._kept[key]
+        if error is not None:
+            raise error
+        return value
 
     def file(self, relative: str, limit: int, *, of_source: bool = False) -> Path | None:
         """The path of a plain file of the copy that may be opened, or None where there is none.
 
         Raises:
-            Unreadable: it is larger than ``limit`` bytes, not a plain file, or a link that leaves the copy.
+            Unreadable: it is larger than ``limit`` bytes, not a plain file, a link that leaves the copy, or one of several
+                that could be meant.
         """
         root = self.source_root if of_source else self.root
+        found = self._checked(root, relative, limit)
+        if found is not None or not self.search:
+            return found
+        places = self.index.find(relative) or self._by_content(relative)
+        paths = [path for place in places[:8] if (path := self._checked(root, place, limit)) is not None]
+        if len(paths) > 1 and len({file_digest(path) for path in paths}) > 1:
+            raise Unreadable(f"{' and '.join(places[:3])} could both be {relative}: hand in one of them")
+        return paths[0] if paths else None
+
+    def _checked(self, root: Path, relative: str, limit: int) -> Path | None:
         try:
             path = (root / relative).resolve(strict=True)
             status = path.stat()
@@ -96,20 +121,48 @@ class Submission:
             raise Unreadable(f"{relative} has {status.st_size:,} bytes, the limit is {limit:,}")
         return path
 
+    def _by_content(self, relative: str) -> list[str]:
+        """Notebooks or sources under a name of their own, known by the suite that they open."""
+        folder, _, name = relative.partition("/")
+        stem, _, suffix = name.rpartition(".")
+        if folder != "notebooks":
+            return []
+        opens = re.compile(rb'Suite\(\s*\\?["\']' + re.escape(stem).encode() + rb'\\?["\']')
+        found = []
+        for place in self.index.with_suffix(f".{suffix}")[:60]:
+            try:
+                path = self._checked(self.root, place, NOTEBOOK_LIMIT)
+                if path is not None and opens.search(path.read_bytes()):
+                    found.append(place)
+            except (Unreadable, OSError):
+                continue
+        return found
+
+    def place(self, relative: str, limit: int = 2**62) -> str:
+        """Where a file was found, relative to the copy; its own place where it was not."""
+        try:
+            path = self.file(relative, limit)
+        except Unreadable:
+            return relative
+        return relative if path is None else path.relative_to(self.root.resolve()).as_posix()
+
     def record(self, run_id: str) -> Record | None:
         """The record of a run, every field of it checked, or None where there is none.
 
         Raises:
             Unreadable: it is there and cannot be used.
         """
+        return self.once(("record", run_id), lambda: self._read_record(run_id))
+
+    def _read_record(self, run_id: str) -> Record | None:
         path = self.file(f"results/{run_id}.json", RECORD_LIMIT)
         if path is None:
             return None
         try:
             record = Record(path)
-            complaint = _complaint(record.content, run_id)
+            complaint = fields.complaint(record.content, run_id)
         except RecordError as error:
-            raise Unreadable(f"results/{run_id}.json is not a readable record ({_short(error.__cause__)})") from error
+            raise Unreadable(f"results/{run_id}.json is not a readable record ({_short(error.__cause__ or error)})") from error
         except PARSING_ERRORS as error:
             raise Unreadable(f"results/{run_id}.json is not a readable record ({_short(error)})") from error
         if complaint:
@@ -121,30 +174,78 @@ class Submission:
         path = self.file(relative, limit)
         return None if path is None else file_digest(path)
 
-    def source(self, notebook: str) -> bytes | None:
-        """The source of a notebook, None where there is none."""
-        path = self.file(f"notebooks/{notebook}.py", SOURCE_LIMIT, of_source=True)
-        return None if path is None else path.read_bytes()
-
-    def is_stale(self, record: Record) -> bool:
-        """Whether the code that a record came from is not the code of the copy's notebook and of this suite's helpers."""
-        source = self.source(record["notebook"])
-        return source is None or _digest_of(record["function"], source) != record["source"]
-
     def cells(self, notebook: str) -> list[Cell]:
         """The cells of a saved notebook; empty where there is none.
 
         Raises:
             Unreadable: it is there and is not a notebook.
         """
+        return self.once(("cells", notebook), lambda: self._read_cells(notebook))
+
+    def _read_cells(self, notebook: str) -> list[Cell]:
         relative = f"notebooks/{notebook}.ipynb"
         path = self.file(relative, NOTEBOOK_LIMIT)
         if path is None:
             return []
         try:
-            return _cells_of(path, path.stat().st_mtime_ns)
+            return notebook_cells.of_notebook(path.read_bytes())
         except PARSING_ERRORS as error:
             raise Unreadable(f"{relative} is not a notebook ({_short(error)})") from error
+
+    def source(self, notebook: str) -> str | None:
+        """The text of a notebook's source, None where there is none."""
+        path = self.file(f"notebooks/{notebook}.py", SOURCE_LIMIT, of_source=True)
+        return None if path is None else path.read_bytes().decode("utf-8", "replace")
+
+    def code(self, notebook: str, *, saved: bool) -> Code | None:
+        """The code of a notebook's saved cells, or of its source; None where there is none, or none in an unreadable notebook.
+
+        Raises:
+            Unreadable: the source is there and cannot be read.
+        """
+        try:
+            return self.once(("code", notebook, saved), lambda: self._read_code(notebook, saved))
+        except Unreadable:
+            if saved:
+                return None  # said at the notebook; the source is judged in its place
+            raise
+
+    def _read_code(self, notebook: str, saved: bool) -> Code | None:
+        if saved:
+            cells = self.cells(notebook)
+        else:
+            text = self.source(notebook)
+            cells = [] if text is None else notebook_cells.of_source(text)
+        name = f"notebooks/{notebook}.{'ipynb' if saved else 'py'}"
+        try:
+            code = notebook_cells.code(cells) if cells else None
+            if code and not code.statements and any(cell.source.strip() for cell in cells if cell.kind == "code"):
+                raise SyntaxError("no cell of it is Python")
+            return code
+        except PARSING_ERRORS as error:
+            raise Unreadable(f"{name} cannot be read as Python ({_short(error)})") from error
+
+    def code_digest(self, notebook: str, function: str, *, saved: bool) -> str | None:
+        """The digest of the code that a function reaches in the saved cells or the source, with this suite's helpers."""
+        def read() -> str | None:
+            code = self.code(notebook, saved=saved)
+            try:
+                return None if code is None else source_digest(function, code.text)
+            except PARSING_ERRORS:
+                return None
+
+        return self.once(("digest", notebook, function, saved), read)
+
+    def differing(self, notebook: str, function: str) -> list[str]:
+        """The definitions of a notebook that a function reaches and that differ between saved cells and source."""
+        parts = []
+        for saved in (True, False):
+            code = self.code(notebook, saved=saved)
+            try:
+                parts.append({name: form for (module, name), (_, form) in reached(function, code.text).items() if not module})
+            except PARSING_ERRORS:
+                parts.append({})
+        return sorted(name for name in parts[0].keys() | parts[1].keys() if parts[0].get(name) != parts[1].get(name))
 
     def stamp(self, notebook: str) -> dict:
         """What the build wrote into a saved notebook: digest of its source, profile, versions."""
@@ -156,75 +257,6 @@ class Submission:
         return stamp if isinstance(stamp, dict) else {}
 
 
-@cache
-def _digest_of(function: str, source: bytes) -> str | None:
-    try:
-        return source_digest(function, source.decode("utf-8-sig"))
-    except PARSING_ERRORS:
-        return None
-
-
-@cache
-def _cells_of(path: Path, changed: int) -> list[Cell]:
-    """Cells of a notebook file, parsed once for each time that it changed."""
-    return [_cell(cell) for cell in json.loads(path.read_bytes())["cells"]]
-
-
-def _cell(cell: dict) -> Cell:
-    outputs = cell.get("outputs", []) if cell["cell_type"] == "code" else []
-    markdown = [_joined(output["data"]["text/markdown"]) for output in outputs if "text/markdown" in output.get("data", {})]
-    tags = tuple(str(tag) for tag in cell.get("metadata", {}).get("tags", []))
-    return Cell(str(cell["cell_type"]), tags, _joined(cell["source"]), tuple(markdown))
-
-
-def _joined(text: str | list[str]) -> str:
-    return text if isinstance(text, str) else "".join(text)
-
-
 def _short(error: object, limit: int = 120) -> str:
     text = re.sub(r"\s+", " ", f"{type(error).__name__}: {error}")
     return text if len(text) <= limit else text[: limit - 3] + "..."
-
-
-def _is_number(value: object) -> bool:
-    try:
-        return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-    except OverflowError:  # an integer too large for a float
-        return False
-
-
-def _complaint(content: dict, run_id: str) -> str | None:
-    """What is wrong with the fields of a record, or None."""
-    if content["id"] != run_id:
-        return f"its id is {str(content['id'])[:60]!r}"
-    for name in ("notebook", "function", "source", "profile"):
-        if not isinstance(content[name], str):
-            return f"{name} is not a text"
-    if content["profile"] not in settings.PROFILES:
-        return f"its profile is {content['profile'][:60]!r}"
-    budget, metrics, spread, dataset = (content[name] for name in ("budget", "metrics", "spread", "dataset"))
-    amounts = [budget["done"], budget["planned"]]
-    if not (isinstance(budget["unit"], str) and all(map(_is_number, amounts)) and min(amounts) >= 0):
-        return "its budget is not two numbers and a unit"
-    if dataset is not None and not (isinstance(dataset["name"], str) and isinstance(dataset["stand_in"], bool)):
-        return "its data set has no name, or does not say whether it is a stand-in"
-    if dataset is not None and dataset["stand_in"] and not isinstance(dataset.get("stands_for"), str):
-        return "its data set does not say what it stands for"
-    if not (isinstance(content["seeds"], list) and isinstance(content["facts"], dict) and isinstance(content["config"], dict)):
-        return "seeds, facts or config have the wrong form"
-    if not (_is_number(content["seconds"]) and isinstance(content["environment"]["device"], str)):
-        return "seconds or device have the wrong form"
-    if not all(isinstance(item, str) for pair in content["figures"].items() for item in pair):
-        return "its figures are not names with digests"
-    if not isinstance(content["arrays"]["sha256"], str):
-        return "its arrays have no digest"
-    for name, value in metrics.items():
-        if not _is_number(value):
-            return f"{name} is {str(value)[:40]!r}, not a finite number"
-        parts = [spread[name][part] for part in ("std", "min", "max", "n")]
-        if not all(map(_is_number, parts)):
-            return f"the spread of {name} is not four finite numbers"
-        slack = 1e-9 * max(1.0, abs(value))
-        if not spread[name]["min"] - slack <= value <= spread[name]["max"] + slack:
-            return f"{name} = {value} does not lie between its own smallest and largest seed"
-    return None

@@ -11,7 +11,6 @@ import pytest
 from PIL import Image
 
 from helpers import settings
-from helpers.grade.submission import Submission
 from helpers.publish import latex, readme, report
 from helpers.results import deliverables, tables
 
@@ -26,7 +25,7 @@ def output(tmp_path, monkeypatch):
     folder = tmp_path / "output"
     folder.mkdir()
     monkeypatch.setenv("SUITE_PROFILE", "full")
-    monkeypatch.setattr(report, "is_stale", Submission(folder, folder).is_stale)
+    monkeypatch.setattr(report, "is_stale", fake_suite.is_stale)
     return folder
 
 
