@@ -960,8 +960,8 @@ class TorusVAE(nn.Module):
     def forward(self, x: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
         """Reconstruction (..., 3) from a sample of the code, and the KL (...,) in nats."""
         mean, log_variance = self.encode(x)
-        kl = kl_to_standard_normal(mean, log_variance)
-        return self.decoder(mean + noise * torch.exp(0.5 * log_variance)), kl
+        reconstruction = self.decoder(mean + noise * torch.exp(0.5 * log_variance))
+        return reconstruction, kl_to_standard_normal(mean, log_variance)
 
     def reconstruct(self, x: Tensor) -> Tensor:
         """Reconstruction (..., 3) from the posterior's mean."""
