@@ -895,10 +895,17 @@ if chosen:
                 map(kept_line, chosen))
 
 # %% [markdown]
-# **Reconstructions are blurred, and samples look less like things than reconstructions do.** With
-# $\sigma^2=\frac12$ a pixel's detail is worth less than it costs; what is left are the place, the
-# light and the large strokes of a digit. The bound asks for codes from which images can be told, on
-# average over $q$. That *all* of the prior is covered with things it asks by way of the KL alone.
+# **Samples of house numbers are digits, many of them readable; samples of photographs are layouts
+# of colour without objects.** House numbers are much alike: a light digit on a dark ground or the
+# reverse, upright and in the middle. Sixteen numbers hold its shape, its place and both colours,
+# and the prior is covered well enough that most codes mean a digit. Photographs share no such plan.
+# What sixteen numbers hold of them is where it is light and where it is green or blue.
+#
+# **Reconstructions are blurred.** With $\sigma^2=\frac12$ a pixel's detail is worth less than it
+# costs. The house beside the digit, a second digit cut at the edge and thin strokes go first.
+#
+# **Moved images** keep the bounds on training and test images together for longer. The training
+# curve still leaves the test curve in the end; the kept epoch is where the validation bound turns.
 #
 # **Two levels are better than one on both data sets.** The hierarchical decoder sees 48 numbers in
 # a spatial layout, three times as many as the plain one. A nat of KL more is worth it as long as it
