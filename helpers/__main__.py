@@ -17,6 +17,7 @@ COMMANDS = {  # only the module of the command asked for is imported: the grade 
     "build": "helpers.publish.notebooks", "check": "helpers.publish.notebooks", "train": "helpers.work.runs",
     "full": "helpers.publish.planning", "status": "helpers.publish.planning", "restamp": "helpers.work.restamp",
     "weights": "helpers.work.weights", "bundle": "helpers.work.bundle", "bring": "helpers.work.bring",
+    "sweep": "helpers.work.sweeps",
     "report": "helpers.publish.report", "readme": "helpers.publish.readme",
     "colab": "helpers.publish.stamping", "grade": "helpers.grade.command", "gradescope": "helpers.grade.gradescope",
 }

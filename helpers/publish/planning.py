@@ -202,6 +202,9 @@ def register(commands) -> None:
     command = commands.add_parser("full", help=full.__doc__)
     command.add_argument("--minutes", type=float, help="stop after so many; the same command goes on")
     command.add_argument("--more", action="store_true", help="go on with runs whose budget was cut, too")
+    command.add_argument("--ray", nargs="?", const="local", metavar="ADDRESS",
+                         help="train on Ray: this machine's cores and GPUs, or the cluster at an address")
+    command.add_argument("--seeds", type=int, default=1, metavar="N", help="with --ray: from N roots of random numbers")
     command.set_defaults(function=full)
 
 
@@ -215,4 +218,20 @@ def full(arguments) -> int:
     """Train every run that has no record (going on from checkpoints) and build the notebooks."""
     if not arguments.profile:
         os.environ["SUITE_PROFILE"] = "full"
+    if arguments.ray and not train_on_ray(None if arguments.ray == "local" else arguments.ray, arguments.more, arguments.seeds):
+        return 1
     return 0 if train_and_build(minutes=arguments.minutes, more=arguments.more) else 1
+
+
+def train_on_ray(address: str | None, more: bool, roots: int) -> bool:
+    """Train what is left on Ray; whether every run came to its end."""
+    from helpers.work import cluster, runs
+
+    wanted = [task.run_id for found in left_to_do(more).values() for task in found]
+    if roots > 1:  # every run that has fewer
+        wanted = deliverables.run_ids()
+    jobs = cluster.train(runs.in_order(wanted), address=address, roots=roots)
+    failed = [job for job in jobs if job.state != "done"]
+    for job in failed:
+        print(f"{job.name}: {job.state}, {job.note}")
+    return not failed

@@ -1,0 +1,113 @@
+"""Runs on Ray: two nodes of Ray's own cluster utility, records equal to the bit to sequential ones, lost nodes and drivers."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from helpers import settings
+from helpers.results import records
+from helpers.work import cluster, runs
+
+ray = pytest.importorskip("ray", reason="Ray is not installed (requirements-cluster.txt)")
+SMALL = ["q1_a_dset1", "q1_b_dset1"]
+ENVIRONMENT = {"OMP_NUM_THREADS": "1", "SUITE_PROFILE": "smoke", "SUITE_PROGRESS": "off", "RAY_DISABLE_IMPORT_WARNING": "1"}
+
+
+@pytest.fixture(scope="module")
+def nodes():
+    """A cluster of two nodes of one core each."""
+    from ray.cluster_utils import Cluster
+
+    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    made.add_node(num_cpus=1)
+    made.wait_for_nodes()
+    yield made
+    ray.shutdown()
+    made.shutdown()
+
+
+@pytest.fixture
+def joined(nodes, monkeypatch):
+    for name, value in ENVIRONMENT.items():
+        monkeypatch.setenv(name, value)
+    yield nodes
+    ray.shutdown()
+
+
+def content_of(run_id):
+    record = records.load(run_id)
+    kept = ("id", "config", "profile", "seed", "source", "metrics", "spread", "arrays", "budget", "seeds", "weights", "dataset")
+    return {key: record[key] for key in kept}
+
+
+def test_records_from_two_nodes_are_those_of_one_process_to_the_bit(joined, tmp_path, monkeypatch):
+    monkeypatch.setenv("SUITE_OUTPUT", str(tmp_path / "ray"))
+    jobs = cluster.train(SMALL, address=joined.address)
+    assert [job.state for job in jobs] == ["done", "done"]
+    there = {run_id: content_of(run_id) for run_id in SMALL}
+    monkeypatch.setenv("SUITE_OUTPUT", str(tmp_path / "alone"))
+    for run_id in SMALL:
+        runs.train_one(run_id)
+        assert content_of(run_id) == there[run_id]
+
+
+def test_a_run_that_always_fails_ends_clearly_and_the_others_go_on(joined, monkeypatch, capsys):
+    monkeypatch.setattr(cluster, "PASSED_ON", ("SUITE_MINUTES",))
+    monkeypatch.setenv("SUITE_MINUTES", "never")  # a setting that every training refuses
+    jobs = cluster.train(["q1_a_dset1"], address=joined.address)
+    assert jobs[0].state == "failed" and "SUITE_MINUTES='never' is not a positive number of minutes" in jobs[0].note
+    assert records.load("q1_a_dset1") is None
+    assert "q1_a_dset1: failed" in capsys.readouterr().out
+
+
+def test_what_rests_on_a_failed_run_is_held_back():
+    failed, waiting = cluster.Job("a"), cluster.Job("b", needs=("a",))
+    failed.state = "failed"
+    assert not cluster.ready(waiting, [failed, waiting])
+    assert (waiting.state, waiting.note) == ("held back", "rests on a, which failed")
+    failed.state, waiting.state = "running", "waiting"
+    assert not cluster.ready(waiting, [failed, waiting]) and waiting.state == "waiting"
+    failed.state = "done"
+    assert cluster.ready(waiting, [failed, waiting])
+
+
+def test_a_node_that_is_lost_in_the_middle_costs_a_retry(joined, tmp_path, monkeypatch):
+    from threading import Timer
+
+    monkeypatch.setenv("SUITE_OUTPUT", str(tmp_path / "ray"))
+    third = joined.add_node(num_cpus=1)
+    Timer(2.0, lambda: joined.remove_node(third, allow_graceful=False)).start()
+    jobs = cluster.train([*SMALL, "q1_a_dset2"], address=joined.address)
+    assert {job.state for job in jobs} == {"done"}
+    assert all(records.load(job.run_id) is not None for job in jobs)
+
+
+def test_a_driver_that_is_killed_leaves_what_had_come_back_and_goes_on(joined, tmp_path):
+    output = tmp_path / "driver"
+    script = ("from helpers.work import cluster, runs\nfrom helpers.results import records\n"
+              f"wanted = [name for name in {[*SMALL, 'q1_b_dset2']} if records.load(name) is None]\n"
+              f"print('left', len(wanted), flush=True)\ncluster.train(wanted, address={joined.address!r})")
+    environment = os.environ | ENVIRONMENT | {"SUITE_OUTPUT": str(output), "PYTHONPATH": str(settings.PROJECT_ROOT)}
+    command = [sys.executable, "-c", script]
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    driver = subprocess.Popen(command, cwd=settings.PROJECT_ROOT, env=environment, **quiet)
+    deadline = time.monotonic() + 120
+    while not list((output / "results").glob("*.json")):
+        assert driver.poll() is None and time.monotonic() < deadline
+        time.sleep(0.05)
+    driver.send_signal(signal.SIGKILL)
+    driver.wait()
+    kept = {path.name: path.read_bytes() for path in (output / "results").glob("*.json")}
+    again = subprocess.run(command, cwd=settings.PROJECT_ROOT, env=environment, capture_output=True, text=True, check=True)
+    assert f"left {3 - len(kept)}" in again.stdout
+    found = {path.name: path.read_bytes() for path in (output / "results").glob("*.json")}
+    assert len(found) == 3 and found.items() >= kept.items()
+
+
+def test_an_address_where_nobody_answers_is_said():
+    with pytest.raises(cluster.ClusterError, match="no Ray cluster could be used at 127.0.0.1:9"):
+        cluster.connect("127.0.0.1:9")
