@@ -1141,16 +1141,16 @@ class Stage:
         arrays = {key: values.astype(np.float32) for key, values in arrays.items()}
         return arrays | {f"{name}_steps": history.evaluation_steps}
 
-    def facts(self, name: str) -> dict:
-        """What a record says of it."""
-        history = self.history
-        best = -1 if history.best is None else history.best
-        return {
-            f"{name}_epochs": history.done / self.per_epoch, f"{name}_updates": history.done,
-            f"{name}_kept_at": int(history.evaluation_steps[best]) if history.done else 0,
-            f"{name}_seconds": history.seconds,
-            f"{name}_parameters": sum(p.numel() for p in self.model.parameters()),
-        }
+    @property
+    def kept_at(self) -> int:
+        """After how many updates the weights are those that are kept."""
+        best = -1 if self.history.best is None else self.history.best
+        return int(self.history.evaluation_steps[best]) if self.history.done else 0
+
+    @property
+    def parameters(self) -> int:
+        """How many numbers the model learns, running means included."""
+        return sum(parameter.numel() for parameter in self.model.parameters())
 
 
 def train_first(
@@ -1244,9 +1244,18 @@ def train_q3(
         "kept": "lowest loss on validation images" if validated else "last",
         "variance": variance, "precision": settings.half_precision(settings.device()),
     }
-    for name, stage in (("vqvae", first), ("prior", second)):
+    stages = {"vqvae": first, "prior": second}
+    for name, stage in stages.items():
         arrays |= stage.arrays(name, validated)
-        facts |= stage.facts(name)
+        facts |= {
+            f"{name}_epochs": stage.history.done / stage.per_epoch,
+            f"{name}_updates": stage.history.done,
+        }
+    facts |= {
+        "kept_at": {name: stage.kept_at for name, stage in stages.items()},
+        "seconds": {name: stage.history.seconds for name, stage in stages.items()},
+        "parameters": {name: stage.parameters for name, stage in stages.items()},
+    }
     done, planned, seconds = (
         getattr(first.history, name) + getattr(second.history, name)
         for name in ("done", "planned", "seconds")
@@ -1378,9 +1387,9 @@ for record in found:
     for stage in ("vqvae", "prior"):
         print(
             f"{record.id}, {stage} on {record['dataset']['name']}: "
-            f"{facts[f'{stage}_parameters']:,} parameters, {facts[f'{stage}_updates']:,} updates, "
-            f"weights of update {facts[f'{stage}_kept_at']:,}, "
-            f"{facts[f'{stage}_seconds']:.0f} s in {facts['precision']}"
+            f"{facts['parameters'][stage]:,} parameters, {facts[f'{stage}_updates']:,} updates, "
+            f"weights of update {facts['kept_at'][stage]:,}, {facts['seconds'][stage]:.0f} s in "
+            f"{facts['precision']}"
         )
     print(f"{record.id}, codebook: {facts['codebook']}")
 overview.show_training(*found)

@@ -268,7 +268,7 @@ def test_with_validation_images_the_best_weights_on_them_are_kept(notebook, tmp_
     record = suite.run("q3_dset1")
     valid = record.arrays["vqvae_valid"][:, 0]
     best = int(valid.argmin())
-    assert record["facts"]["vqvae_kept_at"] == record.arrays["vqvae_steps"][best]
+    assert record["facts"]["kept_at"]["vqvae"] == record.arrays["vqvae_steps"][best]
     assert record.metrics["valid_loss"] == pytest.approx(valid[best], rel=1e-2)
     assert record["dataset"]["sizes"] == {"train": 72, "valid": 24, "test": 64}
     assert record["facts"]["variance"] > 0
