@@ -19,7 +19,8 @@ COMMANDS = {  # only the module of the command asked for is imported: the grade 
     "weights": "helpers.work.weights", "bundle": "helpers.work.bundle", "bring": "helpers.work.bring",
     "sweep": "helpers.work.sweeps",
     "report": "helpers.publish.report", "readme": "helpers.publish.readme",
-    "colab": "helpers.publish.stamping", "grade": "helpers.grade.command", "gradescope": "helpers.grade.gradescope",
+    "colab": "helpers.publish.stamping", "grade": "helpers.grade.command", "diff": "helpers.grade.diff",
+    "gradescope": "helpers.grade.gradescope",
 }
 
 
