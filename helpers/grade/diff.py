@@ -17,7 +17,7 @@ from helpers.results import deliverables, tables
 from helpers.results.records import Record
 
 ASIDE = ("profile", "function", "config", "budget", "dataset", "seeds", "source", "arrays", "environment", "seconds")
-CUT = 44  # characters of a value that is no number
+CUT = 60  # characters of a value that is no number
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ each other, with ``deliverables.toml`` and with the suite's own facts (:mod:`hel
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 
@@ -102,16 +102,20 @@ def mark(copy: Submission, facts: Mapping | None = None) -> list[Item]:
     return list(mark_each(copy, reference.facts() if facts is None else facts))
 
 
-def mark_each(copy: Submission, facts: Mapping, guard: Callable[[], AbstractContextManager] = nullcontext) -> Iterator[Item]:
+def mark_each(copy: Submission, facts: Mapping, guard: Callable[[], AbstractContextManager] = nullcontext,
+              only: Sequence[str] = ()) -> Iterator[Item]:
     """The items one after the other, so that those already marked are known when something goes wrong later.
 
     Args:
         copy: the submission.
         facts: from :func:`helpers.grade.reference.facts`.
         guard: a context in which each item is marked; it may raise :class:`TooSlow`.
+        only: labels of the items to mark; all by default.
     """
     functions = {"run": _mark_run, "answer": _mark_answer, "notebook": _mark_notebook}
     for item in plan():
+        if only and item.label not in only:
+            continue
         try:
             with guard():
                 found = functions[item.kind](item.name, copy, facts)

@@ -213,7 +213,7 @@ FORGERIES = {
     "nothing trained": everything,
     "a contradiction in HTML": second_table("text/html", HTML),
     "a contradiction in plain text": second_table("text/plain", "run         metric    ours\nq1_a_dset1  neg_elbo  4.1000\n"),
-    "a contradiction in a stream": second_table("stdout", "| run | metric | ours |\n| q1_a_dset1 | neg_elbo | 4.1000 ± 0.0100 |\n"),
+    "a contradiction in a stream": second_table("stdout", "| run | metric | ours |\n| q1_a_dset1 | neg_elbo | 4.1000 |\n"),
 }
 
 
