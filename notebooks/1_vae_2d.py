@@ -900,8 +900,9 @@ tables.show(["-ELBO, first 100 points, nats", "-L_100", "difference",
 # cluster to the next.
 #
 # The gap between ELBO and IWAE is the price of a Gaussian $q$: at a seam, the true posterior is
-# bent or has two parts, and $K$ weighted samples repair what one Gaussian cannot say. What then
-# remains to the true density is mostly the model's own: it is still there with 100 samples.
+# bent or has two parts, and $K$ weighted samples repair what one Gaussian cannot say. With 100
+# samples the bound is still above the true density, and from 50 to 100 it moves little (figure):
+# most of what remains is the model's own.
 #
 # **Drawn anew** from the trained weights.
 
@@ -1299,7 +1300,8 @@ tables.show(["4(b), end point", "decodes off the surface by", "nearest data poin
 # the map does not fold. Several seeds have a fold somewhere, and where the path crosses it, it
 # leaves the surface: the second table says which. The seed that is kept has the least error by far
 # and no fold on its path. Among the others the error does not tell which paths are good, so the
-# rule is no guarantee.
+# rule is no guarantee. It is the code that does it and not the other network: the last part trains
+# each code with both.
 #
 # **Drawn anew** from the trained weights of 4(c): both angles on a grid, which the prior covers
 # evenly.
@@ -1330,7 +1332,8 @@ else:
 #
 # Where the sheet or its course has another setting, or none, the table names both, the reason, and
 # what it changes. The effects are measured: each choice is undone alone, and trained on the same
-# points from the same seeds. For the clusters that is done at a third of the epochs.
+# points from the same seeds. For the clusters that is done at a third of the epochs. An effect that
+# is smaller than the spread of the seeds is none that these runs could show.
 
 
 # %%
@@ -1390,10 +1393,11 @@ overview.show_training(q1_choices, clusters_choices, plain, wide, small)
 
 # %%
 def undone(record: Record, metric: str, variant: str) -> str:
-    """What undoing a choice changes: the variant's mean less ours, with its deviation."""
-    change = record.metrics[f"{metric}_{variant}"] - record.metrics[f"{metric}_ours"]
-    spread = record.spread[f"{metric}_{variant}"]["std"]
-    return f"{change:+.4f} (seeds ± {spread:.4f})"
+    """What undoing a choice changes: the variant's mean less ours, and both spreads."""
+    names = f"{metric}_{variant}", f"{metric}_ours"
+    undone, ours = (record.metrics[name] for name in names)
+    spreads = " and ".join(f"± {record.spread[name]['std']:.3f}" for name in reversed(names))
+    return f"{undone - ours:+.3f} (seeds of ours and of this one: {spreads})"
 
 
 def over_seeds(recorded: dict[str, Record], metric: str, digits: int) -> str:

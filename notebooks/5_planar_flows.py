@@ -302,7 +302,8 @@ def draw_transformations(record: Record) -> plt.Figure:
         axis.grid(False)
     plotting.title(figure, "Mila 3.1: points of N(0, I) after one planar layer, coloured by the"
                    " side of the line w·z + b = 0 they come from\nabove: the sheet's settings;"
-                   " below: small ones, with the line (dashed), û (arrow) and a warped grid", record)
+                   " below: small ones, with the line (dashed), û (arrow) and a warped grid",
+                   record)
     return figure
 
 

@@ -284,7 +284,7 @@ def test_choices_are_set_beside_ours(notebook, tmp_path):
     assert set(gaussian.metrics) == {f"neg_elbo_{name}" for name in ("ours", "course", "awake")}
     assert len(set(gaussian.metrics.values())) == 3
     change = gaussian.metrics["neg_elbo_course"] - gaussian.metrics["neg_elbo_ours"]
-    assert notebook.undone(gaussian, "neg_elbo", "course").startswith(f"{change:+.4f}")
+    assert notebook.undone(gaussian, "neg_elbo", "course").startswith(f"{change:+.3f} ")
     paths = {name: made[f"mit_p4_{name}"] for name in ("gaussian_wide", "toroidal_small")}
     rows = notebook.choice_rows(gaussian, clusters, paths, {"none": made["mit_p4_autoencoder"]})
     assert {len(row) for row in rows} == {5}
