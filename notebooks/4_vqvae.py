@@ -1571,13 +1571,13 @@ else:
 # sheet's, and it has to be read against the table that follows: a codebook with more codes in use
 # leaves more to predict.
 #
-# *Reconstructions* lose what 64 tokens cannot name, texture and sharp edges. The decoder is trained
-# on squared error: it draws the mean of what the tokens leave open. *Samples* have the same softness
-# and lack in addition what the prior has not learned. Neighbouring tokens fit together, so colours
-# and outlines hold; an object as a whole needs tokens far apart to agree, and often they do not.
-# Among the house numbers some digits can be read, and more are strokes that are nearly one. The loss
-# by position says where pictures are hard to foresee: at the first token, which has nothing to look
-# back on, and then in the middle, where the object is.
+# *Reconstructions* lose what 64 tokens cannot name, texture and sharp edges. The decoder is
+# trained on squared error: it draws the mean of what the tokens leave open. *Samples* have the
+# same softness and lack in addition what the prior has not learned. Neighbouring tokens fit
+# together, so colours and outlines hold; an object as a whole needs tokens far apart to agree,
+# and often they do not. Among the house numbers some digits can be read, and more are strokes
+# that are nearly one. The loss by position says where pictures are hard to foresee: at the first
+# token, which has nothing to look back on, and then in the middle, where the object is.
 #
 # *On a part of SVHN the prior learns its images by heart*: its loss on validation images turns up
 # while that on minibatches goes on falling, and the weights from before the turn are kept. The
@@ -1752,8 +1752,8 @@ for pair in compared.values():
 # A codebook that uses few of its codes is cheap to predict and leaves the detail to the pixels,
 # where it costs more.
 #
-# *A caution.* With the sheet's own rule our run on CIFAR-10 does not reach the sheet's loss, and the
-# sheet does not say how many codes it had in use. One seed each was trained.
+# *A caution.* With the sheet's own rule our run on CIFAR-10 does not reach the sheet's loss, and
+# the sheet does not say how many codes it had in use. One seed each was trained.
 #
 # *Why.* On training minibatches the sheet's loss first climbs. The encodings leave the tiny cloud
 # of first codes within a few steps, at the speed of the network's weights. The codes follow at
