@@ -1365,9 +1365,9 @@ suite.figure(figure, "b19_2b_receptive_field.png")
 # **The encoder's log standard deviation.** The sheet recommends a $\tanh$ on log standard
 # deviations. In the flow it is where it belongs. On the encoder it would be costly: no coordinate
 # may then be known more finely than $e^{-1}$, so a code that has more to say must spread its means
-# far outside $\mathcal N(0,I)$, and the standard normal charges half their square. Most of what a
-# flow gains would then be scale. Ours is $5\tanh(\mathrm{raw}/5)$, free in practice; B.6 has the
-# plain $\tanh$ as an experiment of its own.
+# far outside $\mathcal N(0,I)$, and the standard normal charges half their square. A good part of
+# what a flow gains would then be scale. Ours is $5\tanh(\mathrm{raw}/5)$, free in practice; B.6 has
+# the plain $\tanh$ as an experiment of its own.
 #
 # **Training.** The two models share the seeds of the weights, of the order of the images and of the
 # noise, and since the flow starts as the identity they *are* the same model before the first step.
@@ -1981,31 +1981,32 @@ if len(pair) == 2:
 
 # %% [markdown] tags=["answer:b19_2_prior"]
 # **Yes: at equal updates the autoregressive prior lowers the bound, all of it in the KL, and it
-# changes the samples at a glance; next to nothing of the gain is scale, the rest is dependence
-# between places.** The table above has the amounts in bits and in nats an image.
+# changes the samples at a glance; none of the gain is scale, it is dependence between places.** The
+# table above has the amounts in bits and in nats an image.
 #
 # **Why.** By the identity of B.3 the KL is the information that the code carries plus
-# $D_{KL}(q(z)\,\|\,p(z))$, and a prior can take from the second part alone. The gain of the
-# recorded pair is in the KL; reconstructions are as good with either prior, as both figures show.
-# Two things make up what a prior can take:
+# $D_{KL}(q(z)\,\|\,p(z))$, and a prior can take from the second part alone. Reconstructions are as
+# good with either prior, as the curves and the pictures show: the gain is a cheaper code, not a
+# richer one. Two things make up what a prior can take:
 #
 # - *Scale.* A coordinate may be wider or narrower than $\mathcal N(0,1)$ expects. The prior that
-#   learns a mean and a scale for each channel, and nothing else, shows how much that is worth. With
-#   a free log standard deviation the encoder sets its scale itself, the mean square of a coordinate
-#   is near what the prior expects, and little is left to learn.
+#   learns a mean and a scale for each channel, and nothing else, ends at the bound of the standard
+#   normal. With a free log standard deviation the encoder sets its scale itself, the mean square of
+#   a coordinate is near what the prior expects, and nothing is left to learn.
 # - *Dependence* between codes of neighbouring places, and images are full of it: a wall's colour, a
 #   stroke that goes on. The flow predicts each place from those before it and gives back what it
 #   can predict, never more.
 #
+# **A prior that comes later** saves as much of the KL as one that is there from the start, on codes
+# that were written for the standard normal. The dependence is in the images, and the encoder does
+# not have to be taught it. (This flow was trained after its model, so its line has twice the
+# updates; at this length that shows in its reconstructions.)
+#
 # **The plain tanh makes the question look different.** Its encoder would like to be surer of its
 # codes than it may be: the variance sits at its lowest value, $e^{-2}$. To say more, the means
 # spread until a coordinate's mean square is several times what $\mathcal N(0,1)$ expects, and the
-# standard normal charges half of it. A learned scale alone then helps, a flow more; and all three
-# bounds are worse than without the tanh.
-#
-# **A prior that comes later** finds codes that were written for the standard normal. What it saves
-# is shown in its line of the table; the difference to the flow that was trained from the start is
-# what the encoder gains by writing codes that a flow can predict.
+# standard normal charges half of it. There a learned scale alone reaches a good part of what the
+# flow gains. All three bounds are worse than any without the tanh.
 #
 # **Samples.** Under the standard normal the 64 places are drawn independently and do not fit
 # together: the samples are coloured noise at the size of a place. Under the flow each place is
