@@ -35,7 +35,7 @@ class Item:
         points: the sheet's, or a weight.
         weighted: whether ``points`` is a weight because the sheet gives none.
         status: pass, part (what was asked is reached, on part of the data), partial (reduced budget or stand-in, short of what
-            was asked on part of the data, or tasks without their run), fail, missing or manual (a person marks it).
+            was asked on part of the data), fail, missing (its functions may earn a share) or manual (a person marks it).
         reasons: why it is not a pass, or what to know of one; for a manual item, what a person has to look at.
         evidence: the judged metrics.
         file: where the evidence is.
@@ -141,8 +141,8 @@ def _mark_run(run_id: str, copy: Submission, facts: Mapping) -> Marked:
     record = copy.record(run_id)
     if record is None:
         judged = tuple(verdicts.judge(entry, None))
-        share, reasons = tasks.credit(run_id, entry, copy, facts)
-        return Marked("partial" if share else "missing", (written.absent(copy, file), *reasons), judged, "", share or None)
+        share, reasons = tasks.credit(run_id, entry["notebook"], copy, facts)
+        return Marked("missing", (written.absent(copy, file), *reasons), judged, "", share or None)
     judged = tuple(verdicts.judge(entry, record))
     case, unreadable = _case(entry, record, copy, facts)
     remarks, stale = written.code_of(record, copy)

@@ -16,7 +16,7 @@ import numpy as np
 
 from helpers import settings
 from helpers.data import datasets
-from helpers.grade import declared, relations
+from helpers.grade import declared, relations, tasks
 from helpers.grade.arrays import ArraysError, read_arrays
 from helpers.grade.declared import UNKNOWN, Declared
 from helpers.grade.submission import Submission, Unreadable
@@ -35,10 +35,12 @@ def facts(root: Path = settings.PROJECT_ROOT) -> dict:
         budget, number of values a metric, seconds), ``arrays`` (name -> kind and shape), ``as_long_as_done`` (arrays with one
         row a step done) and ``relations``.
         ``datasets``: name -> known forms, each with digest and sizes.
+        ``checks``: notebook -> what its check cells are about, see :mod:`helpers.grade.tasks`.
     """
     if (root / FILE).is_file():
         return read(root / FILE)
     sources = {name: _text(root / "notebooks" / f"{name}.py") for name in notebooks()}
+    uses = {name: tasks.uses_of(text) for name, text in sources.items()}
     stated = {name: declared.runs(text) for name, text in sources.items()}
     runs: dict[str, dict] = {}
     found: dict[tuple, list] = {}
@@ -46,8 +48,10 @@ def facts(root: Path = settings.PROJECT_ROOT) -> dict:
     for entry in (*deliverables.asked_runs(), *deliverables.supporting_runs()):
         run_id, notebook = entry["id"], entry["notebook"]
         mine = stated.get(notebook, {}).get(run_id, Declared(None, {}))
-        runs[run_id] = {"notebook": notebook, "function": mine.function, "configs": mine.configs}
         record = read_record(root, run_id)
+        function = mine.function or (record["function"] if record else None)
+        runs[run_id] = {"notebook": notebook, "function": mine.function, "configs": mine.configs,
+                        "functions": tasks.functions_of(function, uses.get(notebook, {}))}
         if record is None:
             continue
         arrays = _arrays(record.path.with_suffix(".npz"))
@@ -60,7 +64,7 @@ def facts(root: Path = settings.PROJECT_ROOT) -> dict:
         common = relations.common([relation for _, _, relation in same], [record.metrics for _, record, _ in same])
         for run_id, _, _ in same:
             runs[run_id]["relations"] = common
-    return {"runs": runs, "datasets": forms}
+    return {"runs": runs, "datasets": forms, "checks": {name: tasks.checks_of(text) for name, text in sources.items()}}
 
 
 def notebooks() -> list[str]:

@@ -258,5 +258,7 @@ class Submission:
 
 
 def _short(error: object, limit: int = 120) -> str:
+    if isinstance(error, MemoryError):
+        return "it needs more memory than marking may take"
     text = re.sub(r"\s+", " ", f"{type(error).__name__}: {error}")
     return text if len(text) <= limit else text[: limit - 3] + "..."

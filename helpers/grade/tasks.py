@@ -1,12 +1,105 @@
-"""Credit for work without its result: the functions that a run rests on, each with the checks that its notebook makes of it."""
+"""Credit for work without its result: the functions that a run rests on, each with the checks that its notebook makes of it.
+
+A check is a code cell of the suite's source that asserts something of a function. In a copy it counts where the cell stands
+unchanged, was run, did not end in an error, and the function is written. Nothing is run to find out.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import ast
+import hashlib
+from collections.abc import Iterable, Mapping
 
-from helpers.grade.submission import Submission
+from helpers.grade import cells as notebook_cells
+from helpers.grade.cells import Cell
+from helpers.grade.submission import PARSING_ERRORS, Submission
+from helpers.results.digests import canonical
+
+MOST = 0.5  # of a run's points, for all of its functions without its record
 
 
-def credit(run_id: str, entry: Mapping, copy: Submission, facts: Mapping) -> tuple[float, list[str]]:
-    """The share of a run's points that its tasks earn without a record, and what was found."""
-    return 0.0, []
+def checks_of(source: str) -> list[dict]:
+    """The checks of a notebook's source: the functions that each is about, and the form of its cell."""
+    cells = notebook_cells.of_source(source)
+    defined = set(notebook_cells.code(cells).definitions)
+    found = []
+    for cell in cells:
+        body = _body(cell)
+        plain = [node for node in body if not isinstance(node, (ast.FunctionDef, ast.ClassDef))]
+        if any(isinstance(inner, ast.Assert) for node in plain for inner in ast.walk(node)):
+            names = {inner.id for node in plain for inner in ast.walk(node) if isinstance(inner, ast.Name)}
+            found.append({"names": sorted(names & defined), "form": _form(plain)})
+    return found
+
+
+def uses_of(source: str) -> dict[str, set[str]]:
+    """The functions and classes of a notebook's source -> the others of them that each names."""
+    try:
+        nodes = [node for node in ast.parse(source).body if isinstance(node, (ast.FunctionDef, ast.ClassDef))]
+    except PARSING_ERRORS:
+        return {}
+    defined = {node.name for node in nodes}
+    return {node.name: {inner.id for inner in ast.walk(node) if isinstance(inner, ast.Name)} & defined for node in nodes}
+
+
+def functions_of(function: str | None, uses: Mapping[str, set[str]]) -> list[str]:
+    """The functions and classes that a run's function reaches, from :func:`uses_of` its notebook."""
+    found, waiting = set(), [function]
+    while waiting:
+        for name in uses.get(waiting.pop(), set()) - found:
+            found.add(name)
+            waiting.append(name)
+    return sorted(found - {function})
+
+
+def credit(run_id: str, notebook: str, copy: Submission, facts: Mapping) -> tuple[float, list[str]]:
+    """The share of a run's points that its functions earn without a record, and a sentence on what was found."""
+    reaches = facts["runs"].get(run_id, {}).get("functions", ())
+    checks = facts.get("checks", {}).get(notebook, ())
+    asked = sorted(set(reaches) & {name for check in checks for name in check["names"]})
+    if not asked:
+        return 0.0, []
+    ran = {_form(_plain(cell)) for cell in copy.cells(notebook) if _ran_well(cell)}
+    written = copy.once(("written", notebook), lambda: _written(copy, notebook))
+    failed = {name for check in checks if check["form"] not in ran for name in check["names"]}
+    done = [name for name in asked if name in written and name not in failed]
+    if not done:
+        return 0.0, []
+    sentence = f"{len(done)} of {len(asked)} of its functions pass their checks: {', '.join(done[:8])}"
+    return MOST * len(done) / len(asked), [sentence]
+
+
+def _written(copy: Submission, notebook: str) -> set[str]:
+    """The functions and classes of a saved notebook that have a body."""
+    code = copy.code(notebook, saved=True)
+    tree = ast.parse(code.text if code else "")
+    return {node.name for node in tree.body if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and not _is_empty(node)}
+
+
+def _is_empty(node: ast.FunctionDef | ast.ClassDef) -> bool:
+    """Whether a definition does nothing: only a docstring, ``pass``, ``...``, a constant, or a task that is still to do."""
+    raised = [inner.exc for inner in ast.walk(node) if isinstance(inner, ast.Raise) and inner.exc is not None]
+    names = {inner.id for exception in raised for inner in ast.walk(exception) if isinstance(inner, ast.Name)}
+    if "NotImplementedError" in names:
+        return True
+    values = [inner.value if isinstance(inner, (ast.Expr, ast.Return)) else inner for inner in node.body]
+    return all(value is None or isinstance(value, (ast.Pass, ast.Constant)) for value in values)
+
+
+def _ran_well(cell: Cell) -> bool:
+    return cell.kind == "code" and cell.count is not None and not any(kind == "error" for kind, _ in cell.outputs)
+
+
+def _body(cell: Cell) -> list[ast.stmt]:
+    try:
+        return ast.parse(notebook_cells.without_magics(cell.source)).body if cell.kind == "code" else []
+    except PARSING_ERRORS:
+        return []
+
+
+def _plain(cell: Cell) -> list[ast.stmt]:
+    return [node for node in _body(cell) if not isinstance(node, (ast.FunctionDef, ast.ClassDef))]
+
+
+def _form(nodes: Iterable[ast.stmt]) -> str:
+    return hashlib.sha256("\n".join(map(canonical, nodes)).encode()).hexdigest()[:16]

@@ -131,7 +131,7 @@ def test_no_damaged_record_or_array_ends_in_a_traceback_or_passes_changed(copy, 
     numbers = json.loads(whole[record])
     for _ in range(FUZZED // 2):
         record.write_bytes(damaged(whole[record], generator))
-        found = list(marking.mark_each(Submission(copy, copy, search=False), facts, only=("q1_a_dset1",)))[0]
+        found = next(marking.mark_each(Submission(copy, copy, search=False), facts, only=("q1_a_dset1",)))
         assert not found.reasons or "could not be marked" not in found.reasons[0], found.reasons
         if found.status == "pass":
             read = json.loads(record.read_bytes())
