@@ -12,6 +12,7 @@ folder, and a run whose node is lost starts again. References: Ray Core, https:/
 from __future__ import annotations
 
 import os
+import socket
 import sys
 import time
 from collections.abc import Sequence
@@ -84,6 +85,8 @@ def connect(address: str | None):
     except ImportError as error:
         raise ClusterError("Ray is not installed: pip install -r requirements-cluster.txt") from error
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    if address is not None and not answers(address):  # Ray itself would try for minutes
+        raise ClusterError(f"no Ray cluster could be used at {address}: nobody answers there")
     shipped = {"working_dir": str(settings.PROJECT_ROOT), "excludes": NOT_SHIPPED}
     try:
         context = ray.init(address=address, runtime_env=shipped, log_to_driver=False, logging_level="error",
@@ -95,6 +98,18 @@ def connect(address: str | None):
           f"{ray.cluster_resources().get('CPU', 0):g} cores, {ray.cluster_resources().get('GPU', 0):g} GPUs; "
           f"dashboard {context.dashboard_url or 'off'}", flush=True)
     return ray
+
+
+def answers(address: str, seconds: float = 5.0) -> bool:
+    """Whether something listens at ``host:port`` or ``ray://host:port``; other words, such as auto, are left to Ray."""
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if not (colon and port.isdigit()):
+        return True
+    try:
+        with socket.create_connection((host, int(port)), timeout=seconds):
+            return True
+    except OSError:
+        return False
 
 
 def train_there(run_id: str, root: int, changes: dict, needed: dict[str, bytes], profile: str, environment: dict[str, str],
@@ -112,7 +127,6 @@ def train_there(run_id: str, root: int, changes: dict, needed: dict[str, bytes],
     Returns:
         files (suffix -> content), node, seconds.
     """
-    import socket
     import tempfile
 
     base = Path(shared or tempfile.gettempdir()) / "suite-on-ray" / f"{run_id}-{root}-{sweeps.slug_of(changes)}"

@@ -34,8 +34,7 @@ def nodes():
 def joined(nodes, monkeypatch):
     for name, value in ENVIRONMENT.items():
         monkeypatch.setenv(name, value)
-    yield nodes
-    ray.shutdown()
+    return nodes
 
 
 def content_of(run_id):
@@ -109,5 +108,5 @@ def test_a_driver_that_is_killed_leaves_what_had_come_back_and_goes_on(joined, t
 
 
 def test_an_address_where_nobody_answers_is_said():
-    with pytest.raises(cluster.ClusterError, match="no Ray cluster could be used at 127.0.0.1:9"):
+    with pytest.raises(cluster.ClusterError, match="no Ray cluster could be used at 127.0.0.1:9: nobody answers there"):
         cluster.connect("127.0.0.1:9")
