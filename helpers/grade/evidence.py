@@ -18,6 +18,7 @@ from helpers.results import deliverables
 from helpers.work.seeds import pooled
 
 MOST_SENTENCES = 12
+DIMENSIONS = (2, 28 * 28, 3 * 32 * 32)  # of the plane, of a digit, of a colour image
 
 
 def totals_are_sums(case: Case) -> Iterable[str]:
@@ -44,6 +45,21 @@ def _sums(metrics: Mapping[str, float]) -> Iterable[tuple[str, list[str]]]:
 def _adds_up(metrics: Mapping[str, float], total: str, parts: list[str]) -> bool:
     scale = max(1e-3, *(abs(metrics[name]) for name in (total, *parts)))
     return abs(metrics[total] - sum(metrics[part] for part in parts)) <= 1e-4 * scale
+
+
+def bits_are_nats(case: Case) -> Iterable[str]:
+    """A bound in bits per dimension is the same bound in nats, with the dimensions and the constant of the suite's own record."""
+    theirs = case.facts.get("record", {}).get("metrics", {})
+    for name, value in case.record.metrics.items():
+        bits = case.record.metrics.get(f"{name}_bpd")
+        if bits is None or f"{name}_bpd" not in theirs or name not in theirs:
+            continue
+        for dimensions in DIMENSIONS:
+            nats = dimensions * math.log(2)
+            constant = theirs[f"{name}_bpd"] - theirs[name] / nats
+            known = abs(constant - round(constant)) < 1e-5 and abs(constant) < 9
+            if known and abs(bits - value / nats - round(constant)) > 1e-4:
+                yield f"{name}_bpd = {bits:.6g} is not {name} = {value:.6g} in bits per dimension"
 
 
 def spreads_are_possible(case: Case) -> Iterable[str]:
@@ -172,9 +188,9 @@ def figures_are_pictures(case: Case) -> Iterable[str]:
 
 Check = Callable[[Case], Iterable[str]]
 FAULTS: tuple[Check, ...] = (
-    totals_are_sums, spreads_are_possible, repeats_are_pooled, metrics_are_those_of_the_arrays, arrays_are_those_needed,
-    budget_is_real, origin.declared_as_it_is, origin.data_are_named_truly, origin.origin_is_stated, origin.rests_on_what_is_there,
-    arrays_are_its_own, figures_are_pictures,
+    totals_are_sums, bits_are_nats, spreads_are_possible, repeats_are_pooled, metrics_are_those_of_the_arrays,
+    arrays_are_those_needed, budget_is_real, origin.declared_as_it_is, origin.data_are_named_truly, origin.origin_is_stated,
+    origin.rests_on_what_is_there, arrays_are_its_own, figures_are_pictures,
 )
 DOUBTS: tuple[Check, ...] = (origin.setting_is_the_sheets, origin.data_are_known)
 

@@ -78,12 +78,13 @@ def _entries(values: np.ndarray, value: float) -> Iterable[tuple]:
 
 
 def _ends(name: str, values: np.ndarray, record: Mapping) -> Iterable[Relation]:
-    """Where the last row of a curve is near a metric of one seed."""
+    """Where the last row of a curve is near a metric: of one seed, or of several where the curve is a test's by its name."""
     last = values[-1]
     if last.size > MOST_COLUMNS or len(values) < 3:
         return
     for metric, value in record["metrics"].items():
-        if abs(value) < SMALLEST_AT_THE_END or record["spread"][metric]["n"] != 1:
+        tested = name.startswith(("test_", "valid_")) and not metric.startswith("train")
+        if abs(value) < SMALLEST_AT_THE_END or not (record["spread"][metric]["n"] == 1 or tested):
             continue
         for index in np.argwhere(np.abs(last - value) <= LOOSE * abs(value)):
             yield "end", metric, name, (-1, *map(int, index)), 1.0
