@@ -1,17 +1,17 @@
-"""The README's two tables, results and speed, generated between markers from the records and the benchmarks."""
+"""The generated tables of README.md and of the pages under docs/: results, speed, cost; from the records and the benchmarks."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 from helpers import settings
 from helpers.files import write_together
+from helpers.publish import cost
 from helpers.results import deliverables, records, tables, verdicts
 
-BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
 SHARES, RATES = "loop_shares", "rates"  # the benchmarks that compare nobody
-SPEED_BEGIN, SPEED_END = "<!-- speed:begin -->", "<!-- speed:end -->"
 
 
 def speed_table() -> str:
@@ -93,25 +93,55 @@ def table() -> str:
     return "\n".join(lines)
 
 
-def update(check: bool = False, path: Path | None = None) -> bool:
+def short_table() -> str:
+    """The runs whose number the sheet reports too, and how many runs reach what they aim at."""
+    lines = ["| run | metric | ours | sheet | verdict |", "|---|---|---:|---:|---|"]
+    judged = 0
+    reached = 0
+    for entry in deliverables.asked_runs():
+        record = records.load(entry["id"], settings.PROJECT_ROOT / "results")
+        verdict = None if record is None else verdicts.headline(verdicts.judge(entry, record))
+        if verdict is None:
+            continue
+        judged, reached = judged + 1, reached + verdict.word.startswith(("target reached", "sheet reached"))
+        if "sheet" in verdict.facts and verdict.value is not None:
+            lines.append(f"| {entry['question'].split(':')[0]} | {verdict.metric} | {verdict.measured} | "
+                         f"{tables.number(verdict.facts['sheet'])} | {verdict.word} |")
+    return "\n".join([*lines, "", f"{reached} of {judged} runs with an aim reach it."])
+
+
+PAGES: dict[str, dict[str, Callable[[], str]]] = {  # page -> marker -> what stands between its two marks
+    "README.md": {"results": short_table},
+    "docs/results.md": {"results": table},
+    "docs/speed.md": {"speed": speed_table},
+    "docs/cost.md": {"cost": cost.table},
+}
+
+
+def update(check: bool = False, root: Path | None = None) -> list[str]:
     """Bring the tables up to date, or only look.
 
     Args:
         check: change nothing.
-        path: of the README; the project's by default.
+        root: of the pages; the project's by default.
 
     Returns:
-        Whether one was stale.
+        The pages whose tables were stale.
 
     Raises:
-        ValueError: the README lacks a pair of markers.
+        ValueError: a page lacks a pair of marks.
     """
-    path = path or settings.PROJECT_ROOT / "README.md"
-    text = path.read_text(encoding="utf-8")
-    new = _between(_between(text, BEGIN, END, table(), path.name), SPEED_BEGIN, SPEED_END, speed_table(), path.name)
-    if new != text and not check:
-        write_together({path: new.encode()})
-    return new != text
+    changed = {}
+    for name, marks in PAGES.items():
+        path = (root or settings.PROJECT_ROOT) / name
+        text = new = path.read_text(encoding="utf-8")
+        for mark, content in marks.items():
+            new = _between(new, f"<!-- {mark}:begin -->", f"<!-- {mark}:end -->", content(), name)
+        if new != text:
+            changed[path] = (name, new)
+    if not check:
+        write_together({path: new.encode() for path, (_, new) in changed.items()})
+    return [name for name, _ in changed.values()]
 
 
 def _between(text: str, begin: str, end: str, content: str, name: str) -> str:
@@ -129,8 +159,8 @@ def register(commands) -> None:
 
 
 def readme(arguments) -> int:
-    """Write the tables of README.md from the records and benchmarks, or only check them."""
-    if not update(check=arguments.check):
-        return 0
-    print("README.md: its table of results " + ("is stale: run python -m helpers readme" if arguments.check else "was written"))
-    return int(arguments.check)
+    """Write the tables of README.md and docs/ from the records and benchmarks, or only check them."""
+    changed = update(check=arguments.check)
+    for name in changed:
+        print(f"{name}: its table " + ("is stale: run python -m helpers readme" if arguments.check else "was written"))
+    return int(arguments.check and bool(changed))

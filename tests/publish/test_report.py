@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from helpers import settings
-from helpers.publish import latex, readme, report
+from helpers.publish import latex, report
 from helpers.results import deliverables, tables
 
 TEXT = (settings.PROJECT_ROOT / "report.tex").read_text()
@@ -180,32 +180,6 @@ def test_without_latex_the_error_has_the_command_that_installs_it(output, monkey
     monkeypatch.setattr(report.shutil, "which", lambda name: None)
     with pytest.raises(report.ReportError, match="apt-get install"):
         report.build()
-
-
-def test_the_readme_of_the_project_has_a_fresh_table():
-    assert not readme.update(check=True), "README.md is stale: run python -m helpers readme"
-    table = readme.table()
-    assert all(f"`{entry['id']}`" in table for entry in deliverables.asked_runs())  # recorded, without a headline, or missing
-
-
-def test_the_table_of_the_readme_follows_the_records(tmp_path, monkeypatch):
-    monkeypatch.setattr(settings, "PROJECT_ROOT", tmp_path)
-    path = tmp_path / "README.md"
-    speed = f"{readme.SPEED_BEGIN}\nold\n{readme.SPEED_END}"
-    path.write_text(f"# Title\n{readme.BEGIN}\nold\n{readme.END}\n{speed}\nThe end.\n")
-    assert readme.update(check=True)
-    assert "old" in path.read_text()
-    assert readme.update() and not readme.update(check=True)
-    record = fake_suite.write_record(tmp_path, fake_suite.record(fake_suite.entry("q1_a_dset1")))
-    assert readme.update(check=True) and readme.update()
-    text = path.read_text()
-    assert "| `q1_a_dset1` | neg_elbo | 4.4300 ± 0.0100 | 4.4710 | 4.4300 | 4.4000 | target reached |" in text
-    assert text.startswith("# Title\n") and text.endswith("The end.\n")
-    fake_suite.edit(record, lambda content: content["metrics"].update(neg_elbo=4.44))
-    assert readme.update(check=True)
-    path.write_text("no markers")
-    with pytest.raises(ValueError, match="results:begin"):
-        readme.update()
 
 
 def test_a_broken_record_stops_the_report_with_its_name(output):
