@@ -13,6 +13,7 @@ import fake_suite
 import pytest
 
 from helpers import settings
+from helpers.__main__ import parser_for
 from helpers.grade import formats, gradescope, marking
 from helpers.grade.submission import Submission
 
@@ -129,3 +130,10 @@ def test_the_autograder_answers_even_where_nothing_can_be_marked(tmp_path, witho
     subprocess.run(["bash", str(base / "source" / "run_autograder")], env={**without_torch, "AUTOGRADER_BASE": str(base)},
                    capture_output=True, check=True)
     assert json.loads((base / "results" / "results.json").read_text())["score"] == 0
+
+
+@pytest.mark.parametrize("words", [
+    ["--profile", "full", "grade", "copy"], ["--profile=full", "grade", "copy"], ["grade", "copy"],
+])
+def test_a_profile_that_is_called_as_a_command_is_none(words):
+    assert parser_for(words).parse_args(words).folder == "copy"
