@@ -1,7 +1,8 @@
 # One line of help a target: `make`.
 SHELL := /bin/bash
-PYTHON := .venv/bin/python
+PYTHON := .venv$(if $(LOWEST),-lowest)/bin/python
 PROFILE ?= quick
+export LOWEST
 
 .PHONY: help environment run test full figures report grade gradescope readme bench check status colab clean
 
@@ -16,7 +17,7 @@ run: environment  ## every notebook at the quick profile, figures, grade and PDF
 	@$(PYTHON) -m helpers --profile $(PROFILE) grade || [ $$? = 1 ]  # 1: not everything passes, as small runs do not
 	@if bash scripts/latex.sh; then $(PYTHON) -m helpers --profile $(PROFILE) report; fi
 
-test: environment  ## ruff and pytest, as CI runs them
+test: environment  ## ruff and pytest, as CI runs them; LOWEST=1: with the lowest versions that the suite allows
 	@$(PYTHON) -m ruff check .
 	@$(PYTHON) -m pytest -n 2
 

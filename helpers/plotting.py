@@ -25,6 +25,7 @@ BLUE, ORANGE, GREEN, VERMILION, SKY, PURPLE, YELLOW, BLACK = (
 COLOURS = (BLUE, VERMILION, GREEN, ORANGE, PURPLE, SKY, YELLOW, BLACK)
 DIGIT_COLOURS = plt.get_cmap("tab10").colors  # ten classes need ten colours
 DENSITY_MAP = "cividis"
+MOST_COLOURS = 4096  # of a plot, edges of letters and lines included; photographs have more
 TIME_MAP = matplotlib.colors.ListedColormap(plt.get_cmap("Blues")(np.linspace(0.5, 1.0, 256)), name="time")  # nothing pale
 
 plt.rcParams.update({
@@ -46,8 +47,18 @@ def show(figure: Figure) -> io.BytesIO:
     drawn = io.BytesIO()
     figure.savefig(drawn, format="png", metadata={"Software": None})
     plt.close(figure)
+    drawn = _packed(drawn)
     _show_in_notebook(drawn, round(100 * figure.get_figwidth()))
     return drawn
+
+
+def _packed(drawn: io.BytesIO) -> io.BytesIO:
+    """A PNG with a palette where that looks the same: plots have few colours; a picture of many is packed as it is."""
+    picture, packed = PIL.Image.open(drawn).convert("RGB"), io.BytesIO()
+    if picture.getcolors(MOST_COLOURS) is not None:
+        picture = picture.quantize(256, method=PIL.Image.Quantize.MEDIANCUT, dither=PIL.Image.Dither.NONE)
+    picture.save(packed, format="png", optimize=True)
+    return packed if len(packed.getvalue()) < len(drawn.getvalue()) else drawn
 
 
 def _show_in_notebook(drawn: io.BytesIO, width: int) -> None:

@@ -1,11 +1,13 @@
 #!/usr/bin/env bash
 # Make .venv with everything the suite needs. Safe to run again: it does nothing when the requirements have not changed.
+# With LOWEST=1 make .venv-lowest with the lowest versions that requirements.txt and requirements-dev.txt allow.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-stamp=.venv/requirements.cksum
+venv=.venv${LOWEST:+-lowest}
+stamp=$venv/requirements.cksum
 wanted=$(cat requirements.txt requirements-dev.txt scripts/environment.sh | cksum)
-if [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$wanted" ] && .venv/bin/python -c '' 2>/dev/null; then
+if [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$wanted" ] && "$venv/bin/python" -c '' 2>/dev/null; then
     exit 0
 fi
 
@@ -28,27 +30,35 @@ if [ -z "$python" ]; then
     exit 1
 fi
 
-echo "making .venv with $($python --version)"
-rm -rf .venv
-if ! "$python" -m venv .venv 2>/dev/null; then  # Debian keeps venv in a package of its own
-    rm -rf .venv
+echo "making $venv with $($python --version)"
+rm -rf "$venv"
+if ! "$python" -m venv "$venv" 2>/dev/null; then  # Debian keeps venv in a package of its own
+    rm -rf "$venv"
     version=$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
     as_root apt-get update -qq
     as_root apt-get install -y -qq "python$version-venv" || as_root apt-get install -y -qq python3-venv
-    "$python" -m venv .venv
+    "$python" -m venv "$venv"
 fi
 
-pip=".venv/bin/python -m pip --disable-pip-version-check --quiet"
+pip="$venv/bin/python -m pip --disable-pip-version-check --quiet"
+if [ -n "${LOWEST:-}" ]; then
+    mkdir -p build
+    cat requirements.txt requirements-dev.txt | grep -v '^-r' | sed 's/>=/==/' > build/lowest.txt
+    versions=("torch$(sed -n 's/^torch>=\([0-9.]*\).*/==\1/p' requirements.txt)"
+              "torchvision$(sed -n 's/^torchvision>=\([0-9.]*\).*/==\1/p' requirements.txt)")
+else
+    versions=(torch torchvision)
+fi
 if ! command -v nvidia-smi >/dev/null && [ "$(uname -s)" = Linux ]; then
     # Without a GPU the CPU build does, and is a tenth of the size. Where its index is out of reach the usual build serves.
     # Isolated from other configured indexes, which could add a torchvision of the other build: the two do not mix.
     cpu_index=https://download.pytorch.org/whl/cpu
-    if ! timeout 300 $pip --isolated --retries 0 --timeout 15 install --index-url "$cpu_index" torch torchvision 2>/dev/null \
-            || ! .venv/bin/python -c 'import torchvision' 2>/dev/null; then
+    if ! timeout 300 $pip --isolated --retries 0 --timeout 15 install --index-url "$cpu_index" "${versions[@]}" 2>/dev/null \
+            || ! "$venv/bin/python" -c 'import torchvision' 2>/dev/null; then
         echo "the CPU build of PyTorch is out of reach: installing the usual one"
         $pip uninstall -y torch torchvision 2>/dev/null || true
     fi
 fi
-$pip install -r requirements-dev.txt
-.venv/bin/python -c 'import torch, torchvision; print("torch", torch.__version__, "torchvision", torchvision.__version__)'
+if [ -n "${LOWEST:-}" ]; then $pip install -r build/lowest.txt; else $pip install -r requirements-dev.txt; fi
+"$venv/bin/python" -c 'import torch, torchvision; print("torch", torch.__version__, "torchvision", torchvision.__version__)'
 echo "$wanted" > "$stamp"
