@@ -10,8 +10,9 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-NAMES = {"sklearn": "scikit-learn", "PIL": "Pillow", "torch_fidelity": "torch-fidelity", "IPython": "jupyter", "nbformat": "jupyter",
-         "ipykernel": "jupyter", "nbconvert": "jupyter", "jupyter_client": "jupyter", "google": "colab", "mpl_toolkits": "matplotlib"}
+JUPYTER = ("IPython", "nbformat", "ipykernel", "nbconvert", "jupyter_client")
+NAMES = {"sklearn": "scikit-learn", "PIL": "Pillow", "torch_fidelity": "torch-fidelity", "google": "colab",
+         "mpl_toolkits": "matplotlib", **dict.fromkeys(JUPYTER, "jupyter")}
 
 
 def lines_of(name: str) -> list[str]:
