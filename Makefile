@@ -4,7 +4,7 @@ PYTHON := .venv$(if $(LOWEST),-lowest)/bin/python
 PROFILE ?= quick
 export LOWEST
 
-.PHONY: help environment run test full figures report grade gradescope readme bench check status colab clean
+.PHONY: help environment run test full figures report grade gradescope readme site bench check status colab clean
 
 help:  ## this list
 	@awk -F':.*## *' '/^[a-z]+:.*## /{printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -38,6 +38,9 @@ gradescope: environment  ## pack the grade as an autograder, build/autograder.zi
 
 readme: environment  ## write the tables of README.md from results/
 	@$(PYTHON) -m helpers readme
+
+site: environment  ## pages to look at, build/site/index.html, from records, figures and notebooks
+	@$(PYTHON) -m helpers --profile full site
 
 bench: environment  ## speed side by side with the peers, into benchmarks/results/
 	@mkdir -p build && $(PYTHON) -m pip freeze -q > build/installed.txt

@@ -18,7 +18,7 @@ COMMANDS = {  # only the module of the command asked for is imported: the grade 
     "full": "helpers.publish.planning", "status": "helpers.publish.planning", "restamp": "helpers.work.restamp",
     "weights": "helpers.work.weights", "bundle": "helpers.work.bundle", "bring": "helpers.work.bring",
     "sweep": "helpers.work.sweeps",
-    "report": "helpers.publish.report", "readme": "helpers.publish.readme",
+    "report": "helpers.publish.report", "readme": "helpers.publish.readme", "site": "helpers.publish.site.pages",
     "colab": "helpers.publish.stamping", "grade": "helpers.grade.command", "diff": "helpers.grade.diff",
     "gradescope": "helpers.grade.gradescope",
 }
