@@ -117,14 +117,13 @@ def is_zombie(pid: int) -> bool:
 
 
 def age(path: Path) -> float:
-    """Seconds since a file was changed, by the clock of its own disk; zero where that cannot be told."""
+    """Seconds since a file was changed, by the clock of its own disk; zero where that cannot be told, or it has just gone."""
     with temporary_beside(path.with_name("clock")) as clock:
         try:
             clock.touch()
-            now = clock.stat().st_mtime
+            return max(0.0, clock.stat().st_mtime - path.stat().st_mtime)
         except OSError:
             return 0.0
-    return max(0.0, now - path.stat().st_mtime)
 
 
 def free_space(folder: Path) -> str:

@@ -14,9 +14,10 @@ from pathlib import Path
 
 import numpy as np
 
-from helpers import plotting, settings
+from helpers import locks, plotting, settings
 from helpers.data import datasets
 from helpers.files import file_digest, remove_left_overs, write_together
+from helpers.locks import Lock
 from helpers.results import deliverables, records, weights
 from helpers.results.digests import read_source, source_digest
 from helpers.results.records import Record, RecordError
@@ -165,8 +166,8 @@ class Suite:
         return self.runs[run_id]
 
     def run(self, run_id: str, *, seed: int = 0, again: bool = False, more: bool = False, asked: bool = False,
-            stop_after: int | None = None) -> Record | None:
-        """Load the record of a run, or make it.
+            stop_after: int | None = None, wait: bool = True) -> Record | None:
+        """Load the record of a run, or make it; a run that another process is training is left to that.
 
         Args:
             run_id: a key of ``RUNS``.
@@ -175,18 +176,20 @@ class Suite:
             more: go on where the record's budget was cut.
             asked: it was asked for by name, so that a long run is trained on a CPU too.
             stop_after: steps after which a training stops at a checkpoint, see :func:`helpers.train.training.fit`.
+            wait: where another process trains it, train the notebook's other runs meanwhile, then wait for its record.
 
         Returns:
-            The record; None, after a sentence, for a long run that has none and that nobody granted a CPU's hours.
+            The record; None, after a sentence, for a long run that has none and that nobody granted a CPU's hours, and for one
+            that another process is training, where this one does not ``wait``.
 
         Raises:
             KeyError: the notebook declares no such run.
             RecordError: a needed run has no record, or a larger profile's record would be overwritten.
         """
         declared = self.declared(run_id)
-        config, function = declared.config(self.profile), declared.function
-        source = source_digest(function.__name__, read_source(self.source_path))
-        path = self.results / f"{run_id}.json"
+        config, source = declared.config(self.profile), source_digest(declared.function.__name__, read_source(self.source_path))
+        path, lock = self.results / f"{run_id}.json", Lock(settings.checkpoint_folder() / f"{run_id}-{seed}.lock")
+        before = _version(path)
         again = again or settings.asked_again(run_id)
         if path.exists() and not again:
             record = Record(path)
@@ -200,19 +203,42 @@ class Suite:
                   f"python -m helpers train {run_id}, or for at most 90 minutes, going on later: --minutes 90")
             return None
         self._refuse_smaller(path)
+        if not locks.take_turn(lock, run_id, (lambda: self._train_others(run_id)) if wait else None):
+            return None
+        identical = {"config": config, "profile": self.profile, "seed": seed, "source": source}
+        try:
+            there = records.load(run_id, self.results) if _version(path) != before else None
+            if there is not None and all(there[key] == value for key, value in identical.items()):
+                print(f"{run_id}: recorded by another process, {there.describe()}")
+                return there
+            return self._train(run_id, declared, path, identical, stop_after)
+        finally:
+            lock.release()
+
+    def _train_others(self, run_id: str) -> None:
+        """Train, while another process has a run, what has no record, needs none that is missing and nobody trains."""
+        for other, declared in self.runs.items():
+            there = [(self.results / f"{name}.json").exists() for name in (other, *declared.needs)]
+            if other != run_id and not there[0] and all(there[1:]) and self._granted(declared):
+                self.run(other, wait=False)
+
+    def _train(self, run_id: str, declared: Declared, path: Path, identical: dict, stop_after: int | None) -> Record:
+        """Make the record of a run: ``identical`` are the fields that another record of the same training would have, too."""
+        config, seed = identical["config"], identical["seed"]
         rests_on = {needed: _there(run_id, needed)["arrays"]["sha256"] for needed in declared.needs}
         part = datasets.part_at_hand(config.get("dataset"))  # a training on part of the data never goes on with the whole
         further = [rests_on] * bool(rests_on) + [part] * bool(part)
-        identity = json.dumps([run_id, config, self.profile, seed, source, *further], sort_keys=True)
+        identity = json.dumps([run_id, config, self.profile, seed, identical["source"], *further], sort_keys=True)
         fingerprint = hashlib.sha256(identity.encode()).hexdigest()
-        outcome = function(Run(run_id, seed, fingerprint, settings.time_budget_seconds(), stop_after, declared.needs), **config)
+        given = Run(run_id, seed, fingerprint, settings.time_budget_seconds(), stop_after, declared.needs)
+        outcome = declared.function(given, **config)
         if self.bare:
             outcome = replace(outcome, arrays={}, weights={})
-        identical = {"config": config, "profile": self.profile, "seed": seed, "source": source}
         if longer := records.longer(path, outcome.budget, identical, outcome.dataset):
             print(f"{run_id}: ended at {outcome.budget[0]:,}, and the record there came further: it stays, {longer.describe()}")
             return longer
-        content = {"id": run_id, "notebook": self.notebook, "function": function.__name__, **identical, "rests_on": rests_on}
+        content = {"id": run_id, "notebook": self.notebook, "function": declared.function.__name__, **identical,
+                   "rests_on": rests_on}
         record = records.write(path, content, outcome, weights.pack(outcome.weights))
         if record.complete:
             for left_over in settings.checkpoint_folder().glob(f"{run_id}-*-{fingerprint[:12]}.pt"):
@@ -240,11 +266,12 @@ class Suite:
         for record in drawn_from:
             if record.content["figures"].get(name) == digest:
                 continue
-            there = Record(record.path)  # another process may have trained the run again since it was read here
-            if there["arrays"] != record["arrays"]:
-                raise RecordError(f"{record.path} is another record than the one {name} was drawn from: run the notebook again")
-            record.content["figures"] = {**there["figures"], name: digest}
-            write_together({record.path: records.json_bytes(record.content)})
+            with locks.waiting(settings.checkpoint_folder() / f"{record.id}-figures.lock"):
+                there = Record(record.path)  # another process may have trained the run again since it was read here
+                if there["arrays"] != record["arrays"]:
+                    raise RecordError(f"{record.path} is not the record that {name} was drawn from: run the notebook again")
+                record.content["figures"] = {**there["figures"], name: digest}
+                write_together({record.path: records.json_bytes(record.content)})
 
     def _granted(self, declared: Declared) -> bool:
         """Whether a run is trained here without being asked for by name."""
@@ -258,6 +285,11 @@ class Suite:
             return  # an unreadable record is replaced when its run is asked for by name
         if there in settings.PROFILES and settings.PROFILES.index(there) > settings.PROFILES.index(self.profile):
             raise RecordError(f"{path} is a record of the {there} profile; the {self.profile} profile does not overwrite it")
+
+
+def _version(path: Path) -> int | None:
+    """What tells one file at a path from the next: the time when it was written; None where there is none."""
+    return path.stat().st_mtime_ns if path.exists() else None
 
 
 def _there(run_id: str, needed: str) -> Record:

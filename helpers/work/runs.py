@@ -17,7 +17,7 @@ from helpers.results import deliverables, records
 from helpers.results.records import Record, RecordError
 from helpers.suite import Suite
 from helpers.work import seeds
-from helpers.work.definitions import UnknownRun, declaration, declared, notebook_of
+from helpers.work.definitions import UnknownRun, declaration, notebook_of
 
 PROBE_SECONDS = 20.0  # of training, to measure a rate before an even share of time is planned
 
@@ -43,9 +43,17 @@ def train(arguments: argparse.Namespace) -> int:
     if arguments.minutes:
         os.environ["SUITE_MINUTES"] = str(arguments.minutes)
     roots = range(arguments.seeds) if arguments.root is None else [arguments.root]
+    elsewhere: list[str] = []  # what another process is training comes last, and so does what rests on it
     for run_id in run_ids:
+        asked = {"again": arguments.again, "updates": arguments.updates, "wait": False}
+        rests_on_it = set(declaration(run_id).needs) & set(elsewhere)
+        if rests_on_it or None in [train_one(run_id, root=root, **asked) for root in roots]:
+            elsewhere.append(run_id)
+        else:
+            seeds.merge(run_id)
+    for run_id in elsewhere:
         for root in roots:
-            train_one(run_id, again=arguments.again, updates=arguments.updates, root=root)
+            train_one(run_id, updates=arguments.updates, root=root)
         seeds.merge(run_id)
     return 0
 
@@ -81,17 +89,15 @@ def in_order(run_ids: Sequence[str]) -> list[str]:
 
 
 def suite_of(run_id: str, **options) -> Suite:
-    """The suite of the notebook that declares a run, without its experiments.
+    """The suite of the notebook that declares a run, with this run alone.
 
     Raises:
         UnknownRun: no notebook declares it.
     """
-    declaration(run_id)
-    notebook = notebook_of(run_id)
-    return Suite(notebook, declared(notebook, settings.profile()), **options)
+    return Suite(notebook_of(run_id), {run_id: declaration(run_id)}, **options)
 
 
-def train_one(run_id: str, *, again: bool = False, updates: int | None = None, root: int = 0) -> Record:
+def train_one(run_id: str, *, again: bool = False, updates: int | None = None, root: int = 0, wait: bool = True) -> Record | None:
     """Train a run or go on with it, unless it has a complete record of the present code.
 
     Args:
@@ -99,6 +105,7 @@ def train_one(run_id: str, *, again: bool = False, updates: int | None = None, r
         again: train it all the same.
         updates: stop after so many, at a checkpoint.
         root: of the random numbers; from others than 0 the record goes to ``results/seeds/``.
+        wait: for a process that is training it; else there is no record yet, and None.
     """
     folder = seeds.folder(root) if root else None
     try:
@@ -107,7 +114,7 @@ def train_one(run_id: str, *, again: bool = False, updates: int | None = None, r
         record, again = None, True  # damaged: replaced, since it was asked for by name
     stale = record is not None and records.state(record) == "stale"
     suite = suite_of(run_id, results=folder, bare=True) if root else suite_of(run_id)
-    return suite.run(run_id, seed=root, again=again or stale, more=True, asked=True, stop_after=updates)
+    return suite.run(run_id, seed=root, again=again or stale, more=True, asked=True, stop_after=updates, wait=wait)
 
 
 def train_evenly(run_ids: Sequence[str], minutes: float | None) -> int:

@@ -258,7 +258,7 @@ def test_a_figure_does_not_undo_what_another_process_recorded(project, monkeypat
     suite = Suite("9_test")
     old = make("alpha", train, {"value": 1.0})
     new = make("alpha", train, {"value": 3.0})  # as another process would, while the notebook holds the old record
-    with pytest.raises(RecordError, match=r"alpha.json is another record than the one curve.png was drawn from"):
+    with pytest.raises(RecordError, match=r"alpha.json is not the record that curve.png was drawn from"):
         suite.figure(plotting.plt.subplots()[0], "curve.png", old)
     assert Record(new.path).content == new.content
 
