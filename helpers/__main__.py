@@ -12,6 +12,7 @@ import sys
 from collections.abc import Sequence
 
 from helpers import settings
+from helpers.files import print_anywhere
 
 COMMANDS = {  # only the module of the command asked for is imported: the grade runs where there is neither torch nor matplotlib
     "build": "helpers.publish.notebooks", "check": "helpers.publish.notebooks", "train": "helpers.work.runs",
@@ -39,6 +40,7 @@ def parser_for(words: Sequence[str]) -> argparse.ArgumentParser:
 
 def main() -> int:
     """Parse the command line and run one command; its exit status is 2 where the message names what to mend."""
+    print_anywhere()
     arguments = parser_for(sys.argv[1:]).parse_args()
     if arguments.profile:
         os.environ["SUITE_PROFILE"] = arguments.profile

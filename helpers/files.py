@@ -9,6 +9,7 @@ import platform
 import re
 import secrets
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -175,3 +176,10 @@ def _explained(path: Path) -> Iterator[None]:
         sentence = WriteError(f"could not write {path}: {error.strerror or error}; {free_space(path.parent)}")
         sentence.errno = error.errno
         raise sentence from error
+
+
+def print_anywhere() -> None:
+    """Let a terminal whose encoding lacks a sign show a question mark for it, rather than end the program."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")

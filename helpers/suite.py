@@ -19,8 +19,9 @@ from helpers.data import datasets
 from helpers.files import file_digest, remove_left_overs, write_together
 from helpers.locks import Lock
 from helpers.results import deliverables, records, weights
-from helpers.results.digests import read_source, source_digest
+from helpers.results.digests import source_digest
 from helpers.results.records import Record, RecordError
+from helpers.results.sources import read_source
 
 
 @dataclass

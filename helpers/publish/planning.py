@@ -57,10 +57,12 @@ class Task:
 
 
 def duration(seconds: float) -> str:
-    """Seconds as a reader says them: ``40 s``, ``12 min``, ``3.5 h``."""
+    """Seconds as a reader says them: ``40 s``, ``12 min``, ``3.5 h``, ``4 days``."""
     if seconds < 90:
         return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h" if seconds < 72 * 3600 else f"{seconds / 86400:.0f} days"
 
 
 def tasks() -> list[Task]:

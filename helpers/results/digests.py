@@ -192,24 +192,3 @@ def _read_helper(name: str) -> Module:
 @cache
 def _parsed(name: str, path: Path, changed: int) -> Module:
     return Module(name, path.read_text(encoding="utf-8-sig"), path.name == "__init__.py")
-
-
-def read_source(path: Path) -> str:
-    """The source text of a notebook: what the kernel has run where it is interactive, else the file."""
-    try:
-        from IPython import get_ipython
-    except ImportError:
-        return path.read_text(encoding="utf-8-sig")
-    shell = get_ipython()
-    if shell is None or "In" not in shell.user_ns:
-        return path.read_text(encoding="utf-8-sig")
-    cells = [shell.input_transformer_manager.transform_cell(cell) for cell in shell.user_ns["In"] if cell]
-    return "\n".join(cell for cell in cells if _parses(cell))
-
-
-def _parses(text: str) -> bool:
-    try:
-        ast.parse(text)
-    except SyntaxError:
-        return False
-    return True

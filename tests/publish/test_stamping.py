@@ -41,17 +41,17 @@ def test_stamping_puts_the_address_everywhere_and_twice_is_once(project):
     assert stamping.setting(project) == ""
     assert [line.split(":")[0] for line in stamping.complaints(project)] == ["notebooks/1_one.py"]
     assert stamping.stamp("", project) == ["notebooks/1_one.py"]  # the cells alone: no address, no badge
-    assert "Open in Colab" not in (project / "notebooks" / "1_one.py").read_text()
+    assert "Open in Colab" not in (project / "notebooks" / "1_one.py").read_text(encoding="utf-8")
     assert stamping.complaints(project) == []
     for repository in ("ada/generative-models", "Grace-H/models_2.0"):
         assert stamping.stamp(repository, project) == ["README.md", "notebooks/1_one.py", "pyproject.toml"]
         assert stamping.setting(project) == repository
         before = contents(project)
         assert stamping.stamp(repository, project) == [] and contents(project) == before
-        source, readme = ((project / name).read_text() for name in ("notebooks/1_one.py", "README.md"))
+        source, readme = ((project / name).read_text(encoding="utf-8") for name in ("notebooks/1_one.py", "README.md"))
         link = f"https://colab.research.google.com/github/{repository}/blob/main/notebooks/1_one.ipynb"
         badge = stamping.badge(repository, "1_one")
-        assert source.startswith(f"# %% [markdown]\n# # 1 · One\n#\n# {badge}\n#\n# Adds.\n\n# %%\n# Bootstrap, ")
+        assert source.startswith(f"# %% [markdown]\n# # 1 · One\n#\n# {badge}\n#\n# Adds.\n\n# %%\n# Bootstrap: ")
         assert source.count(link) == readme.count(link) == 1 and f'\nrepository = "{repository}"\n' in source
         assert "ipynb) | elsewhere |" in readme  # outside the markers nothing is touched
         assert source.endswith("print(1 + 1)\n\n# %%\n" + stamping.LAST_CELL)
@@ -101,9 +101,9 @@ def test_a_fresh_notebook_stays_fresh_and_only_its_two_cells_change(project):
     folder = project / "notebooks"
     stamping.stamp("", project)
     saved = built(project)
-    before = json.loads(saved.read_text())
+    before = json.loads(saved.read_text(encoding="utf-8"))
     assert "notebooks/1_one.ipynb" in stamping.stamp("ada/models", project)
-    after = json.loads(saved.read_text())
+    after = json.loads(saved.read_text(encoding="utf-8"))
     assert notebooks.check("1_one", folder, folder).state == "fresh" and stamping.complaints(project) == []
     changed = [index for index, (old, new) in enumerate(zip(before["cells"], after["cells"], strict=True)) if old != new]
     assert changed == [0, 1] and 'repository = "ada/models"\n' in after["cells"][1]["source"]
@@ -126,7 +126,7 @@ def test_a_notebook_that_was_stale_or_gains_a_cell_is_left_stale(project):
 
 
 def test_the_address_is_the_same_everywhere_in_this_project():
-    stale = [path.name for path, text in stamping.stamped(stamping.setting()).items() if text != path.read_text()]
+    stale = [path.name for path, text in stamping.stamped(stamping.setting()).items() if text != path.read_text(encoding="utf-8")]
     assert stale == [], "python -m helpers colab --write brings them up to date"
 
 
@@ -174,26 +174,28 @@ def test_a_notebook_clones_the_suite_into_an_empty_folder_and_runs_to_its_end(em
     assert not any(output.get("name") == "stderr" for output in outputs)
     text = printed(notebook)
     assert "Cloning into 'models'" in text and "the suite: a clone, models\n" in text and not notebooks.MACHINE_PATH.search(text)
-    results = sorted((clone / "build" / "smoke" / "results").glob("*"))
-    with zipfile.ZipFile(clone / "build" / "smoke" / "results.zip") as archive:
+    assert text.count("\nprofile: smoke\n") >= 1 and notebooks.RAN.search(text)
+    results = sorted(path.name for path in (clone / "build" / "smoke" / "results").glob("*") if path.is_file())
+    with zipfile.ZipFile(clone / "build" / "smoke" / "hand_in.zip") as archive:
         packed = archive.namelist()
-    assert results and {f"results/{path.name}" for path in results} < set(packed) and "figures/mila_p3_layers.png" in packed
+    assert results and {f"results/{name}" for name in results} < set(packed) and "figures/mila_p3_layers.png" in packed
+    assert "notebooks/5_planar_flows.py" in packed
     status = subprocess.run(["git", "-C", str(clone), "status", "--porcelain"], capture_output=True, text=True, check=True)
     assert "helpers" not in status.stdout and "notebooks" not in status.stdout
 
 
 @pytest.mark.slow
 def test_the_first_cell_alone_says_what_is_wrong_and_what_to_do(empty_folder, monkeypatch):
-    def first(repository):
-        cell = nbformat.v4.new_code_cell(stamping.first_cell(repository), metadata={"tags": ["raises-exception"]})
+    def first(repository, output=-1):
+        cell = nbformat.v4.new_code_cell(stamping.first_cell(repository, "1_vae_2d"), metadata={"tags": ["raises-exception"]})
         notebook = empty_folder(nbformat.v4.new_notebook(cells=[cell]))
-        return notebook.cells[0].outputs[-1]
+        return notebook.cells[0].outputs[output]
 
-    assert "upload the folder to the top of your Drive and mount Drive, or clone it" in first("").evalue
+    assert "upload the folder to the top of your Drive and mount Drive, or !git clone it" in first("").evalue
     monkeypatch.setenv("GIT_CONFIG_VALUE_0", "https://github.com/ada/other")
     monkeypatch.setenv("GIT_CONFIG_KEY_0", f"url.{empty_folder.origin.as_uri()}-none.insteadOf")
-    complaint = first("ada/other").evalue
-    assert complaint.startswith("https://github.com/ada/other could not be cloned:\n") and "fatal: " in complaint
+    told, complaint = first("ada/other", -2).text, first("ada/other").evalue
+    assert "fatal: " in told and "upload the folder" in complaint
     shutil.copytree(empty_folder.origin, empty_folder.folder / "drive" / "MyDrive" / "uploaded")
     shutil.rmtree(empty_folder.folder / "drive" / "MyDrive" / "uploaded" / ".git")
     assert "the suite: an uploaded copy, drive/MyDrive/uploaded\n" in first("").text
