@@ -10,39 +10,35 @@
 # is a mean over seeds that were trained together, as one stack.
 
 # %%
-# Bootstrap, the same in every notebook: find the suite's folder; on Colab clone it if need be, and install what is missing.
+# Bootstrap: your choices (on Colab a form), then the suite's folder, cloned if need be.
 import subprocess
 import sys
 from pathlib import Path
 
+profile = "automatic"  # @param ["automatic", "smoke", "quick", "full"]
+train = "what is missing"  # @param ["nothing", "what is missing", "long runs too", "everything"]
+minutes = 0  # @param {type: "number"}
 repository = ""
-here, on_colab = Path.cwd(), "google.colab" in sys.modules
-starts = [Path(globals().get("__file__", "notebook")).resolve().parent, here]
-folders = [folder for start in starts for folder in (start, *start.parents)]
-if on_colab:  # a clone or an upload, in the runtime or on a mounted Drive
-    folders += [*sorted(here.glob("*")), *sorted(here.glob("drive/MyDrive/*"))]
-root = next((folder for folder in folders if (folder / "helpers" / "settings.py").is_file()), None)
-if root is None and on_colab and repository:
-    address, said = f"https://github.com/{repository}", []
-    command = ["git", "clone", "--progress", "--depth", "1", address]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as clone:
-        for line in clone.stdout:
-            said.append(line.strip())
-            print(f"\r{said[-1]:<80}", end="")
-    print()
-    if clone.returncode:
-        raise RuntimeError("\n".join([f"{address} could not be cloned:", *said[-4:]]))
-    root = here / repository.split("/")[1]
-if root is None:
+
+starts = [Path(globals().get("__file__", "notebook")).resolve().parent, Path.cwd()]
+places = [place for start in starts for place in (start, *start.parents)]
+places += [*sorted(Path.cwd().glob("*")), *sorted(Path.cwd().glob("drive/MyDrive/*"))]
+root = next((place for place in places if (place / "helpers/settings.py").is_file()), None)
+if root is None and repository and "google.colab" in sys.modules:
+    command = ["git", "clone", "--depth", "1", f"https://github.com/{repository}"]
+    said = subprocess.run(command, capture_output=True, encoding="utf-8").stderr
+    root = Path(repository.split("/")[1]).resolve()
+    print(said)
+if root is None or not root.is_dir():
     raise FileNotFoundError(
-        "the suite's folder, with 'helpers' in it, was not found: open this notebook inside the folder. On Colab, either upload "
-        "the folder to the top of your Drive and mount Drive, or clone it with !git clone, and run this cell again"
+        "the suite's folder was not found: open this notebook inside it. On Colab, upload the "
+        "folder to the top of your Drive and mount Drive, or !git clone it; run this cell again"
     )
 sys.path.insert(0, str(root))
 
 from helpers.publish import colab
 
-colab.prepare()
+colab.prepare("5_planar_flows", profile, train, minutes)
 
 # %%
 import math
@@ -1628,5 +1624,5 @@ tables.show(["choice", "sheet", "ours", "why", "effect on the loss"],
 overview.show_questions(QUESTIONS, again=True)
 
 # %%
-# On Colab: one zip of results and figures to download.
+# The end: which code was run; on Colab also one zip to hand in.
 colab.pack()

@@ -48,8 +48,8 @@ if root is None and repository and "google.colab" in sys.modules:
     print(said)
 if root is None or not root.is_dir():
     raise FileNotFoundError(
-        "the suite's folder was not found: open this notebook inside it. On Colab, upload "
-        "the folder to the top of your Drive and mount Drive, or !git clone it, and run this cell again"
+        "the suite's folder was not found: open this notebook inside it. On Colab, upload the "
+        "folder to the top of your Drive and mount Drive, or !git clone it; run this cell again"
     )
 sys.path.insert(0, str(root))
 

@@ -166,7 +166,7 @@ def wheel_files(names: list[str]) -> list[tuple[str, bytes]]:
     with tempfile.TemporaryDirectory() as folder:
         pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "download", "--quiet", "--no-deps"]
         command = [*pip, "--only-binary=:all:", "--dest", folder, *names]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        done = subprocess.run(command, capture_output=True, encoding="utf-8", check=False)
         if done.returncode:
             raise BundleError(f"pip cannot get {', '.join(names)} as wheels: {done.stderr.strip().splitlines()[-1]}")
         return [(path.name, path.read_bytes()) for path in sorted(Path(folder).glob("*.whl"))]

@@ -186,16 +186,18 @@ def test_a_notebook_clones_the_suite_into_an_empty_folder_and_runs_to_its_end(em
 
 @pytest.mark.slow
 def test_the_first_cell_alone_says_what_is_wrong_and_what_to_do(empty_folder, monkeypatch):
-    def first(repository, output=-1):
+    def first(repository, output=-1, *, everything=False):
         cell = nbformat.v4.new_code_cell(stamping.first_cell(repository, "1_vae_2d"), metadata={"tags": ["raises-exception"]})
         notebook = empty_folder(nbformat.v4.new_notebook(cells=[cell]))
+        if everything:
+            return "".join(output.get("text", "") for output in notebook.cells[0].outputs)
         return notebook.cells[0].outputs[output]
 
-    assert "upload the folder to the top of your Drive and mount Drive, or !git clone it" in first("").evalue
+    assert "folder to the top of your Drive and mount Drive, or !git clone it" in first("").evalue
     monkeypatch.setenv("GIT_CONFIG_VALUE_0", "https://github.com/ada/other")
     monkeypatch.setenv("GIT_CONFIG_KEY_0", f"url.{empty_folder.origin.as_uri()}-none.insteadOf")
     told, complaint = first("ada/other", -2).text, first("ada/other").evalue
-    assert "fatal: " in told and "upload the folder" in complaint
+    assert "fatal: " in told and "to the top of your Drive" in complaint
     shutil.copytree(empty_folder.origin, empty_folder.folder / "drive" / "MyDrive" / "uploaded")
     shutil.rmtree(empty_folder.folder / "drive" / "MyDrive" / "uploaded" / ".git")
-    assert "the suite: an uploaded copy, drive/MyDrive/uploaded\n" in first("").text
+    assert "the suite: an uploaded copy, drive/MyDrive/uploaded\n" in first("", everything=True)
