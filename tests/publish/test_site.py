@@ -24,6 +24,9 @@ BROWSER = shutil.which("chromium")
 FLAGS = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-component-update",
          "--disable-sync"]
 HOSTILE = "<script>window.broken=1</script>\"'&</script><img src=x onerror=window.broken=1>"
+OPENING = (f"# Digits\n\n![a badge](https://example.org/badge.svg) {HOSTILE}\n\n| one | two |\n|---|---|\n| $a<b$ | 2 |\n\n"
+           "$$\\mathbb{E}_q[z^2]=\\mu^2+2\\mu\\,\\mathbb{E}_q[z-\\mu]+"
+           "\\mathbb{E}_q[(z-\\mu)^2]=\\mu^2+\\sigma^2+0+0+0+0$$\n\n## A part\n")
 FLOW, GAN, PLANE = "mila_p3_data_arcs_k8", "cifar10_jsd_3", "mit_p3_analytic"
 
 
@@ -96,6 +99,8 @@ def built(perfect, tmp_path_factory):
     row = {"what": HOSTILE, "peer": "peer", "peer_version": "1", "ours": 3.0, "theirs": 2.0, "unit": "steps/s", "ratio": 1.5}
     machine = {"processor": "a processor", "device": "CPU", "torch": "2"}
     (benchmarks / "one.json").write_text(json.dumps({"benchmark": "one", "machine": machine, "rows": [row]}), encoding="utf-8")
+    fake_suite.edit(folder / "notebooks" / "2_vae_mnist.ipynb", lambda content: content["cells"].insert(0, {
+        "cell_type": "markdown", "id": "opening", "metadata": {}, "source": OPENING}))
     model = lively(folder)
     with pytest.MonkeyPatch.context() as patch:
         use(folder, patch)
@@ -318,6 +323,16 @@ def test_every_page_opens_without_a_complaint_and_asks_for_nothing_outside(built
         assert not page.evaluate("'broken' in window"), address
     inside = (folder.as_uri(), "data:", "blob:")
     assert [url for url in browser.asked if not url.startswith(inside)] == [] and len(browser.asked) > 100
+
+
+@pytest.mark.slow
+def test_a_notebook_is_typeset_with_its_formulas(built, browser):
+    page = opened(browser, built[0], "notebooks/2_vae_mnist.html")
+    page.wait_for_selector("mjx-container svg")
+    assert page.locator("mjx-container").count() == 2 and page.locator("main table").count() > 1
+    assert page.inner_text("h1").startswith("Digits") and HOSTILE.split("'")[0] in page.inner_text("main")
+    assert page.get_attribute(".contents a", "href") == "#cell-id=opening" and "a badge" in page.inner_text("main")
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
 
 
 @pytest.mark.slow

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import re
 import shutil
 from functools import cache
 from pathlib import Path
@@ -61,6 +62,24 @@ def tone(verdict: verdicts.Verdict | None) -> str:
         return "plain"
     tones = {True: "good", False: "bad", None: "care" if verdict.on_part or verdict.word == "partial" else "plain"}
     return tones[verdict.passed]
+
+
+UNSTYLED = re.compile(r'<span class="(?:n|p|o|w|bp|nb|nn|sa|ow|kc|fm|vm|nc)">([^<]*)</span>')  # not coloured
+
+
+def plainer(html: str) -> str:
+    """Highlighted code without the marks that the stylesheet has no colour for: they are most of a page's bytes."""
+    return UNSTYLED.sub(r"\1", html)
+
+
+def highlighted(source: str) -> str:
+    """Python code as HTML in the stylesheet's colours."""
+    from markupsafe import Markup
+    from pygments import highlight
+    from pygments.formatters import HtmlFormatter
+    from pygments.lexers import PythonLexer
+
+    return Markup(plainer(highlight(source, PythonLexer(), HtmlFormatter(nowrap=True)))) if source else ""
 
 
 def reason(error: Exception) -> str:

@@ -110,7 +110,7 @@ def _terms(record: Record, entry: dict) -> Iterator[Panel]:
     """``train_terms`` (steps, T) beside ``test_terms``, ``valid_terms``, ... (E, T)."""
     arrays = record.arrays
     there = [kind for kind in KINDS if np.ndim(arrays.get(f"{kind}_terms")) == 2]
-    if not there:
+    if not there or "looks" in arrays:  # then they are drawn with the looks
         return
     names = term_names(record, arrays[f"{there[0]}_terms"].shape[1])
     panel = Panel("Terms of the objective", unit_of(record))
@@ -140,7 +140,7 @@ def _looks(record: Record, entry: dict) -> Iterator[Panel]:
         panel = Panel("Bound and terms" + (f": {suffix.strip('_').replace('_', ' ')}" if suffix else ""), "bits per dimension")
         names = term_names(record, looks.shape[2])
         train = record.arrays.get(f"train_terms{suffix}")
-        if suffix and train is not None:
+        if train is not None:
             x, means = minibatches(train)
             panel.add("bound, minibatches", x, means[:, 0], term="bound", pale=True)
         for term, name in enumerate(names):

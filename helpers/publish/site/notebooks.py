@@ -7,10 +7,11 @@ import json
 import re
 
 from helpers import settings
-from helpers.publish.site.assets import Site
+from helpers.publish.site.assets import Site, plainer
 from helpers.results import deliverables
 
-UNSTYLED = re.compile(r'<span class="(?:n|p|o|w|bp|nb|nn|sa|ow|kc|fm|vm|nc)">([^<]*)</span>')  # colours that the pages do not use
+OUTSIDE = re.compile(r'<img (?=[^>]*src="(?:\w+:)?//)(?:[^>]*alt="([^"]*)")?[^>]*>')  # a badge: its words stand in its place
+KINDS = ("text/plain", "text/markdown", "image/png", "image/jpeg")  # of outputs that are shown; none of them can hold a script
 
 
 def names() -> list[str]:
@@ -61,25 +62,40 @@ def write(site: Site) -> dict[str, str]:
 
 
 def body_of(content: dict, site: Site) -> str:
-    """A notebook as HTML without a frame; its pictures become files of the site."""
+    """A notebook as HTML without a frame; its pictures become files of the site, HTML within its Markdown is shown as text."""
     import nbformat
+    from jinja2 import pass_context
     from markupsafe import Markup
     from nbconvert import HTMLExporter
+    from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
+
+    @pass_context
+    def markdown(context, source: str) -> str:
+        return MarkdownWithMath(renderer=IPythonRenderer(escape=True)).render(source)
 
     notebook = nbformat.reads(json.dumps(content), as_version=4)
     for index, cell in enumerate(notebook.cells):
         cell.setdefault("id", f"cell-{index:03d}")
         for output in cell.get("outputs", []):
-            for kind in ("image/png", "image/jpeg"):
-                if picture := output.get("data", {}).get(kind):
-                    encoded = picture if isinstance(picture, str) else "".join(picture)
-                    address, width, _ = site.picture(base64.b64decode(encoded))
-                    shown = output.metadata.get(kind, {}).get("width", width)
-                    output.metadata[kind] = {"alt": "figure drawn by the code above", "width": min(shown, width)}
-                    output.metadata["filenames"] = {kind: f"../{address}"}
-    html, _ = HTMLExporter(template_name="basic", sanitize_html=True).from_notebook_node(notebook)
-    html = html.replace("<img ", '<img loading="lazy" ')
-    return Markup(UNSTYLED.sub(r"\1", html))
+            prepare(output, site)
+    exporter = HTMLExporter(template_name="basic")
+    exporter.register_filter("markdown2html", markdown)
+    html, _ = exporter.from_notebook_node(notebook)
+    html = OUTSIDE.sub(lambda image: image[1] or "", html).replace("<img ", '<img loading="lazy" ')
+    return Markup(plainer(html))
+
+
+def prepare(output: dict, site: Site) -> None:
+    """Keep of an output what is text or a picture, and put the picture into the site."""
+    if "data" not in output:
+        return
+    output["data"] = {kind: value for kind, value in output["data"].items() if kind in KINDS}
+    for kind in ("image/png", "image/jpeg"):
+        if kind in output["data"]:
+            address, width, _ = site.picture(base64.b64decode(output["data"][kind]))
+            shown = output["metadata"].get(kind, {}).get("width", width)
+            output["metadata"][kind] = {"alt": "figure drawn by the code above", "width": min(shown, width)}
+            output["metadata"]["filenames"] = {kind: f"../{address}"}
 
 
 def headings(content: dict) -> list[dict]:

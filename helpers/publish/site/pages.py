@@ -11,7 +11,7 @@ from pathlib import Path
 
 from helpers import settings
 from helpers.publish.site import curves, flows, gans, latent, notebooks, speed
-from helpers.publish.site.assets import LIMIT, Site, SiteError, figures_of
+from helpers.publish.site.assets import LIMIT, Site, SiteError, figures_of, highlighted
 from helpers.results import deliverables, records, verdicts
 from helpers.results.records import Record, RecordError
 
@@ -107,7 +107,7 @@ def write_run(site: Site, run: dict, cells: dict[str, str]) -> None:
     except RecordError as error:
         drawn, gap = [], str(error)
     site.write(f"runs/{run['id']}.html", "run.html", run=run, record=record, panels=drawn, gap=gap, cell=cells.get(run["id"]),
-               definition=definition(record), weights=record.content.get("weights") or {})
+               definition=highlighted(definition(record)), weights=record.content.get("weights") or {})
 
 
 def definition(record: Record) -> str:
