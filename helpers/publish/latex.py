@@ -6,10 +6,12 @@ gap. The macros that look these names up are defined in ``report.tex``.
 
 from __future__ import annotations
 
+import ast
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from itertools import zip_longest
+from pathlib import Path
 
 from helpers.results import deliverables, tables, verdicts
 from helpers.results.records import Record
@@ -72,7 +74,7 @@ def remark(record: Record, stale: bool) -> str:
 def word(verdict: Verdict) -> str:
     """A verdict in colour."""
     colours = {True: "good", False: "bad", None: "plain"}
-    short = "under another name" if verdict.word.startswith("measured as") else verdict.word
+    short = "under another name" if verdict.word.startswith("measured as") else verdict.word.replace(verdicts.ON_PART, "(part)")
     return rf"\textcolor{{{colours[verdict.passed]}}}{{{escape(short)}}}"
 
 
@@ -159,6 +161,27 @@ def _verdict_rows(expected: dict[str, str], found: dict[str, str]) -> str:
     return "".join(rf"{left}&{right}\\" for left, right in zip_longest(cells[:half], cells[half:], fillvalue="&&"))
 
 
+def on_part(record: Record) -> bool:
+    """Whether all that must be said of a record is that it saw a part of the sheet's data."""
+    return bool(record.part) and record.remark == f"on part of the data: {record.part}"
+
+
+def code_appendix(folder: Path) -> str:
+    """The functions that the sheets name, from the notebooks' sources in ``folder``, without docstrings, as listings."""
+    lines = []
+    for entry in deliverables.content()["code"]:
+        tree = ast.parse((folder / f"{entry['notebook']}.py").read_text(encoding="utf-8"))
+        there = {node.name: node for node in tree.body if isinstance(node, (ast.FunctionDef, ast.ClassDef))}
+        lines.append(rf"\subsection*{{Notebook {escape(entry['notebook'])}}}")
+        for name in entry["names"]:
+            for node in ast.walk(there[name]):
+                if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and ast.get_docstring(node) and len(node.body) > 1:
+                    node.body = node.body[1:]
+            text = re.sub(r"[^\x00-\x7f]", "?", ast.unparse(there[name]))
+            lines += [r"\begin{lstlisting}", text, r"\end{lstlisting}"]
+    return "\n".join(lines) + "\n"
+
+
 def numbers(find: Callable[[str], Record | None], is_stale: Callable[[Record], bool], figures: dict[str, str],
             gaps: dict[str, str], further: dict[str, str]) -> str:
     """The generated file.
@@ -173,8 +196,9 @@ def numbers(find: Callable[[str], Record | None], is_stale: Callable[[Record], b
     entries = deliverables.asked_runs()
     lines = ["% Generated from results/ by python -m helpers report: not to be edited."]
     found = {entry["id"]: find(entry["id"]) for entry in entries}
-    for entry in entries:
-        record = found[entry["id"]]
+    supporting = {entry["id"]: find(entry["id"]) for entry in deliverables.supporting_runs()}
+    for entry in (*entries, *deliverables.supporting_runs()):
+        record = (found | supporting)[entry["id"]]
         lines += run_macros(entry, record, record is not None and is_stale(record))
     lines += [define("fig", name, text=path) for name, path in figures.items()]
     lines += [define("nofig", name, text=escape(reason)) for name, reason in gaps.items()]
@@ -187,5 +211,9 @@ def numbers(find: Callable[[str], Record | None], is_stale: Callable[[Record], b
     recorded = [record for record in found.values() if record is not None]
     lines += [rf"\def\recordedruns{{{len(recorded)}}}\def\askedruns{{{len(entries)}}}",
               rf"\def\remarkedruns{{{sum(bool(record.remark) for record in recorded)}}}",
+              rf"\def\completeruns{{{sum(not record.remark for record in recorded)}}}",
+              rf"\def\partruns{{{sum(on_part(record) for record in recorded)}}}",
+              rf"\def\cutruns{{{sum(bool(record.remark) and not on_part(record) for record in recorded)}}}",
+              rf"\def\missingruns{{{len(entries) - len(recorded)}}}",
               rf"\def\totalhours{{{sum(record['seconds'] for record in recorded) / 3600:.1f}}}"]
     return re.sub(r"[^\x00-\x7f]", "?", "\n".join(lines)) + "\n"

@@ -50,10 +50,10 @@ def is_stale(record: Record) -> bool:
 def usable_figures() -> tuple[dict[str, Path], dict[str, str]]:
     """Figures that are there and are those that their records name; and for each of the others the reason why not."""
     folder, usable, gaps = settings.output_folder() / "figures", {}, {}
-    for entry in deliverables.asked_runs():
-        record = find(entry["id"])
+    for entry in (*deliverables.asked_runs(), *deliverables.supporting_runs()):
+        record, asked = find(entry["id"]), entry.get("figures", [])
         named = {} if record is None else record["figures"]
-        for name in [*entry["figures"], *(name for name in named if name not in entry["figures"])]:
+        for name in [*asked, *(name for name in named if name not in asked)]:
             path = folder / name
             if record is None:
                 gaps[name] = "no record yet"
@@ -104,7 +104,8 @@ def write_numbers() -> Path:
     mentioned = (settings.PROJECT_ROOT / "report.tex").read_text(encoding="utf-8")
     further = {name: entry["id"] for entry in deliverables.asked_runs() if (record := find(entry["id"])) is not None
                for name in record["figures"] if name in paths and name not in mentioned}
-    write_together({path: latex.numbers(find, is_stale, paths, gaps, further).encode()})
+    appendix = latex.code_appendix(settings.PROJECT_ROOT / "notebooks")
+    write_together({folder / "code.tex": appendix.encode(), path: latex.numbers(find, is_stale, paths, gaps, further).encode()})
     return path
 
 
