@@ -2591,11 +2591,17 @@ if lossy is not None:
          for suffix, field in FIELD_NAMES.items()])
 
 # %% [markdown]
-# **What the code keeps.** Decodings of one code share what the code says; the rest is drawn anew
-# each time. Were the code unused, decodings of one code would differ as much as those of different
-# codes, and the shares above would be zero; a code that fixed everything would give 100%. A lossy
-# code fixes the coarse picture and leaves texture to the decoder: the first share is above the
-# second.
+# **The code keeps the digit, its strokes and the light; the decoder draws the grain anew.** Six
+# decodings of one code show one digit in one light, with other grain, and edges that wobble by a
+# pixel. The table says the same: decodings of one code agree in nearly all of the variance of
+# blocks, and in less of that of single pixels. Were the code unused, both shares would be zero; a
+# code that fixed everything would give 100% twice. The sketch is a blurred image, what is left to
+# the field is how pixels differ from it.
+#
+# **Samples from the prior are patches of light and upright strokes, not digits.** The decoder draws
+# what a code says, so it is the codes that are wrong: the prior is the flow of part B, which sees
+# four rows up, and the places of a sampled code do not fit together into a digit. A few thousand
+# updates are little for it, too.
 #
 # **Two fields.** Averaged over images, a code is worth its price exactly as far as it says what the
 # visible neighbours do not. A field of $3\times2$ leaves more unsaid than one of $7\times4$, so its
