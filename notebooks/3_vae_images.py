@@ -2603,9 +2603,11 @@ if lossy is not None:
 # four rows up, and the places of a sampled code do not fit together into a digit. A few thousand
 # updates are little for it, too.
 #
-# **Two fields.** Averaged over images, a code is worth its price exactly as far as it says what the
+# **The smaller field puts more into the code; after so short a training its bound is the lower one
+# all the same.** Averaged over images, a code is worth its price exactly as far as it says what the
 # visible neighbours do not. A field of $3\times2$ leaves more unsaid than one of $7\times4$, so its
-# KL is the larger one, and its bound the worse, since a code is a more expensive way to say it.
+# KL is the larger one. Its bound should be the worse in the end, since a code is a more expensive
+# way to say it; but the smaller field has less to learn, and neither training is at its end.
 #
 # **Drawn anew.** The saved weights of both fields, with another seed.
 
