@@ -2545,8 +2545,8 @@ def lossy_curves(record):
                  linewidth=0.9, label="free bits")
     axes[0].set(xlabel="updates", ylabel="bits per dimension", title="bound")
     axes[1].set(xlabel="updates", ylabel="nats an image", title="KL")
-    for axis in axes:
-        axis.legend(fontsize=7)
+    axes[0].legend(fontsize=7)
+    axes[1].legend(handles=axes[1].lines[-1:], fontsize=7, loc="lower right")
     plotting.title(figure, "PixelCNN decoder with a limited field", record)
     return figure
 
