@@ -88,9 +88,9 @@ def left_overs(folder: Path, kind: str = "part") -> list[Path]:
     return found
 
 
-def remove_left_overs(folder: Path) -> None:
+def remove_left_overs(folder: Path, kind: str = "part") -> None:
     """Remove what killed writers left in a folder."""
-    for path in left_overs(folder):
+    for path in left_overs(folder, kind):
         with suppress(OSError):
             path.unlink(missing_ok=True)
 
@@ -99,7 +99,7 @@ def process_lives(host: str, pid: int, age: float, stale: float = STALE_SECONDS)
     """Whether a process is still at work: looked up on this machine, told by the age of its last sign (s) on another."""
     if host != HOST:
         return age < stale
-    if pid == os.getpid():
+    if pid <= 0 or pid == os.getpid():
         return False  # what this process writes it knows: another of the same number is gone
     try:
         os.kill(pid, 0)
@@ -135,6 +135,12 @@ def free_space(folder: Path) -> str:
     return "the free space there is not known"
 
 
+def flush(path: Path) -> None:
+    """Wait until a file that is written is on the disk."""
+    with open(path, "r+b") as stream:
+        _to_disk(stream)
+
+
 def file_digest(path: Path) -> str:
     """The sha256 of a file, in hexadecimal."""
     with open(path, "rb") as stream:
@@ -158,11 +164,15 @@ def _write(waiting: Path, write: Callable) -> None:
     with open(waiting, "xb") as stream:
         write(stream)
         stream.flush()
-        try:
-            os.fsync(stream.fileno())
-        except OSError as error:
-            if error.errno not in NOT_OFFERED:
-                raise
+        _to_disk(stream)
+
+
+def _to_disk(stream) -> None:
+    try:
+        os.fsync(stream.fileno())
+    except OSError as error:
+        if error.errno not in NOT_OFFERED:
+            raise
 
 
 @contextmanager

@@ -98,6 +98,8 @@ def load(name: str, *, limit: dict[str, int] | None = None) -> Dataset:
         copy = f", or be the known part with SHA-256 {published.SVHN_PART_SHA256}" if name == "svhn" else ""
         raise DataError(f"{name} must have {known.sizes} images{copy}; it has {whole.sizes} with SHA-256 "
                         f"{published.image_digests(whole.images)}")
+    if content.doubt:
+        raise DataError(f"{name}: {content.doubt}")
     images, labels, groups = (_first(arrays, sizes) if arrays else None for arrays in (whole.images, whole.labels, whole.groups))
     part = f"{sizes['train']:,} training images" if content.is_part else ""
     return replace(whole, images=images, labels=labels, groups=groups, part=part)

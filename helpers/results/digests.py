@@ -18,8 +18,8 @@ from helpers.settings import PROJECT_ROOT
 
 # Plumbing, by the last part of a module's name: editing it ages no record. (Data has a digest of its own.)
 NEUTRAL = frozenset({
-    "checkpoints", "colab", "datasets", "downloads", "files", "graphs", "locks", "notebooks", "plotting", "published", "records",
-    "settings", "suite", "tables", "weights",
+    "checkpoints", "colab", "datasets", "downloads", "files", "graphs", "locks", "network", "notebooks", "plotting", "published",
+    "records", "settings", "suite", "tables", "weights",
 })
 LEFT_OUT = ("annotation", "returns", "type_comment", "ctx", "kind")  # fields of a syntax tree that change no number
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from helpers import settings
+from helpers.data import network
 from helpers.data.downloads import DataError, digest_of_arrays, fetch, read_cache, verify, write_cache
 
 CONTENT = bytes(range(256)) * 8192  # two chunks of a download
@@ -46,6 +47,7 @@ def server():
 def data_folder(tmp_path, monkeypatch):
     monkeypatch.setenv("SUITE_DATA", str(tmp_path / "data"))
     monkeypatch.setenv("no_proxy", "*")
+    monkeypatch.setattr(network, "PAUSES", (0.0,) * 4)
     return tmp_path / "data"
 
 

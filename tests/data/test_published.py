@@ -24,7 +24,7 @@ def data_folder(tmp_path, monkeypatch):
     folder = tmp_path / "data"
     monkeypatch.setenv("SUITE_DATA", str(folder))
     monkeypatch.setenv("no_proxy", "*")
-    for name in ("MNIST_URL", "BINARIZED_MNIST_URL", "CIFAR10_URL", "SVHN_URL"):
+    for name in ("MNIST_URL", "MNIST_MIRROR", "BINARIZED_MNIST_URL", "CIFAR10_URL", "SVHN_URL"):
         monkeypatch.setattr(published, name, "http://127.0.0.1:9/files/")
     return folder
 
