@@ -267,9 +267,9 @@ def test_with_weights_the_slider_has_every_layer(tmp_path):
     fake_suite.edit(path, lambda content: content.update(weights={"sha256": hashlib.sha256(packed).hexdigest()}, shown=1))
     stages = flows.stages(records.Record(path))
     assert stages["depths"] == [0, 1, 2, 3] and stages["every"]
-    points = np.frombuffer(base64.b64decode(stages["points"]), "<f4").reshape(4, 600, 2)
+    points = np.frombuffer(base64.b64decode(stages["points"]), "<f2").reshape(4, 600, 2).astype(np.float32)
     back, _ = notebook.member(stack, 1).transform(torch.from_numpy(points[3].copy())[None])
-    assert np.allclose(back[0].detach(), points[0], atol=1e-4)  # the flow maps the last stage to the base
+    assert np.allclose(back[0].detach(), points[0], atol=1e-2)  # the flow maps the last stage to the base
 
 
 def test_a_folder_with_something_else_is_left_alone_and_the_size_has_a_limit(copy, monkeypatch, tmp_path):
@@ -285,7 +285,13 @@ def test_a_folder_with_something_else_is_left_alone_and_the_size_has_a_limit(cop
     assert f"0 of {len(deliverables.asked_runs())}" in first.read_text(encoding="utf-8")
     assert "is missing here: no record yet" in (first.parent / "latent.html").read_text(encoding="utf-8")
     pages.build(tmp_path / "empty")  # its own folder is written anew
-    monkeypatch.setattr(pages, "LIMIT", 1000)
+    (copy / "report.pdf").write_bytes(bytes(5 * 2**20))
+    first = pages.build(tmp_path / "empty")
+    assert (first.parent / "report.pdf").exists() and 'href="report.pdf"' in first.read_text(encoding="utf-8")
+    monkeypatch.setattr(assets, "LIMIT", 4 * 2**20)  # the pages fit, the report does not
+    pages.build(tmp_path / "empty")
+    assert not (first.parent / "report.pdf").exists() and "report.pdf" not in first.read_text(encoding="utf-8")
+    monkeypatch.setattr(assets, "LIMIT", 1000)
     with pytest.raises(assets.SiteError, match="more than"):
         pages.build(tmp_path / "empty")
 

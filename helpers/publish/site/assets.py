@@ -103,8 +103,7 @@ class Site:
         self.folder = folder
         self.pictures: dict[str, tuple[str, int, int]] = {}  # digest of the pixels -> address, width, height
         self.thumbnails: dict[tuple, list] = {}  # size of a picture as it was drawn -> thumbnail and what `pictures` has of it
-        report = settings.output_folder() / "report.pdf"
-        self.report = report if report.is_file() and report.stat().st_size <= LIMIT / 2 else None
+        self.pages: dict[str, tuple[str, dict]] = {}  # address -> template, content
         if folder.exists():
             if any(folder.iterdir()) and not (folder / "assets" / "site.css").exists():
                 raise SiteError(f"{folder} holds something else than a site: move it away, or name another folder")
@@ -115,12 +114,31 @@ class Site:
             shutil.copyfile(path, folder / "assets" / path.name)
 
     def write(self, address: str, template: str, **content) -> None:
-        """Write a page from a template; ``root`` leads from the page to the folder of the site."""
-        path = self.folder / address
-        path.parent.mkdir(parents=True, exist_ok=True)
-        root = "../" * address.count("/")
-        text = templates().get_template(template).render(root=root, address=address, report=self.report is not None, **content)
-        path.write_text(text, encoding="utf-8", newline="\n")
+        """Note a page, its template and what that is given; :meth:`finish` writes it."""
+        self.pages[address] = template, content
+
+    def finish(self) -> None:
+        """Write all pages, and put the report beside them where both fit into ``LIMIT``.
+
+        Raises:
+            SiteError: the pages alone are larger.
+        """
+        report = settings.output_folder() / "report.pdf"
+        self._write_pages(report=report.is_file())
+        if report.is_file() and self.size() + report.stat().st_size <= LIMIT:
+            shutil.copyfile(report, self.folder / report.name)
+        elif report.is_file():
+            self._write_pages(report=False)
+        if self.size() > LIMIT:
+            raise SiteError(f"the site has {self.size() / 2**20:.1f} MiB, more than {LIMIT / 2**20:.0f}")
+
+    def _write_pages(self, report: bool) -> None:
+        for address, (template, content) in self.pages.items():
+            path = self.folder / address
+            path.parent.mkdir(parents=True, exist_ok=True)
+            root = "../" * address.count("/")  # from the page to the folder of the site
+            text = templates().get_template(template).render(root=root, address=address, report=report, **content)
+            path.write_text(text, encoding="utf-8", newline="\n")
 
     def picture(self, content: bytes, widest: int = WIDEST) -> tuple[str, int, int]:
         """Put a picture into the site, once for each content: its address from the folder, its width and height (pixels).
@@ -154,11 +172,6 @@ class Site:
             image.save(self.folder / address, "webp", quality=quality, method=3)
             self.pictures[digest] = address, image.width, image.height
         return self.pictures[digest]
-
-    def add_report(self) -> None:
-        """Put the report beside the pages, unless it would take more than half of what the site may."""
-        if self.report:
-            shutil.copyfile(self.report, self.folder / self.report.name)
 
     def size(self) -> int:
         """Bytes of all files written so far."""

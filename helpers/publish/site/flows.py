@@ -12,6 +12,7 @@ from helpers.results.records import Record, RecordError
 
 RUNS = tuple(f"mila_p3_data_{data}_k{layers}" for data in ("arcs", "sine") for layers in (2, 8, 32))
 CELLS = 80  # of a side of a density
+STAGES = 16  # at most, beside the first: each takes its bytes
 
 
 def write(site: Site, recorded: dict[str, Record]) -> None:
@@ -32,7 +33,7 @@ def write(site: Site, recorded: dict[str, Record]) -> None:
 def stages(record: Record) -> dict:
     """What the page draws of a flow: at some numbers of layers the points (N, 2) and the density on a square.
 
-    With the trained weights at hand these are all layers, else those that the record has in its arrays.
+    With the trained weights at hand these are all layers, or every second of many, else those that the record has in its arrays.
     """
     path = every_layer(record) or record.arrays
     depths, points, densities = (np.asarray(path[f"path_{name}"]) for name in ("depths", "points", "densities"))
@@ -40,7 +41,7 @@ def stages(record: Record) -> dict:
     remark = f" ({record.remark})" if record.remark else ""
     return {"id": record.id, "data": record["config"]["data"], "layers": int(record["config"]["layers"]),
             "depths": depths.tolist(), "half_widths": np.round(np.asarray(path["path_half_widths"], np.float64), 4).tolist(),
-            "cells": int(densities.shape[-1]), "points": packed(points.astype("<f4")), "count": int(points.shape[1]),
+            "cells": int(densities.shape[-1]), "points": packed(points.astype("<f2")), "count": int(points.shape[1]),
             "densities": packed(coded), "every": len(depths) == int(record["config"]["layers"]) + 1, "remark": remark}
 
 
@@ -50,7 +51,11 @@ def packed(values: np.ndarray) -> str:
 
 
 def every_layer(record: Record) -> dict | None:
-    """Points and densities after each layer, by the notebook's own functions from the recorded weights; None without them."""
+    """Points and densities after each layer, or some of many, by the notebook's own functions from the recorded weights.
+
+    Returns:
+        None without the weights.
+    """
     try:
         if not record.content.get("weights") or (models := weights.find(record)) is None:
             return None
@@ -65,4 +70,4 @@ def every_layer(record: Record) -> dict | None:
     stack.load_state_dict(state)
     flow = notebook.member(stack.double(), int(record["shown"]))
     base = torch.randn(600, dimension, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    return notebook.generative_path(flow, base, stages=layers + 1, cells=CELLS)
+    return notebook.generative_path(flow, base, stages=min(layers, STAGES) + 1, cells=CELLS)

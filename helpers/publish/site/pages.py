@@ -11,7 +11,7 @@ from pathlib import Path
 
 from helpers import settings
 from helpers.publish.site import curves, flows, gans, latent, notebooks, speed
-from helpers.publish.site.assets import LIMIT, Site, SiteError, figures_of, highlighted
+from helpers.publish.site.assets import Site, figures_of, highlighted
 from helpers.results import deliverables, records, verdicts
 from helpers.results.records import Record, RecordError
 
@@ -40,7 +40,7 @@ def build(folder: Path | None = None) -> Path:
         Path of its first page.
 
     Raises:
-        SiteError: the folder holds something else, or the site is larger than ``LIMIT``.
+        SiteError: the folder holds something else, or the pages are larger than the site may be.
     """
     site = Site(folder or default_folder())
     runs = [run_facts(entry, site) for entry in (*deliverables.asked_runs(), *deliverables.supporting_runs())]
@@ -59,9 +59,7 @@ def build(folder: Path | None = None) -> Path:
     site.write("licences.html", "licences.html",
                licences={name: (site.folder / "assets" / f"LICENSE.{name}").read_text(encoding="utf-8")
                          for name in ("uPlot", "MathJax")})
-    site.add_report()
-    if site.size() > LIMIT:
-        raise SiteError(f"the site has {site.size() / 2**20:.1f} MiB, more than {LIMIT / 2**20:.0f}")
+    site.finish()
     return site.folder / "index.html"
 
 
@@ -136,4 +134,6 @@ def write_site(arguments) -> int:
     files = [path for path in first.parent.rglob("*") if path.is_file()]
     print(f"{first}: {len(files)} files, {sum(path.stat().st_size for path in files) / 2**20:.1f} MiB, "
           f"{time.perf_counter() - started:.0f} s")
+    if (settings.output_folder() / "report.pdf").exists() and not (first.parent / "report.pdf").exists():
+        print("report.pdf did not fit beside the pages: they do not link to it")
     return 0

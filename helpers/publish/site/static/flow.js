@@ -7,7 +7,7 @@
 
   function read(flow) {  // decoded when first shown
     if (!reading.has(flow.id)) {
-      const points = Suite.floats(flow.points), densities = Suite.bytes(flow.densities);
+      const points = Suite.halves(flow.points), densities = Suite.bytes(flow.densities);
       reading.set(flow.id, {
         points: flow.depths.map((_, stage) => points.subarray(2 * flow.count * stage, 2 * flow.count * (stage + 1))),
         densities: flow.depths.map((_, stage) => densities.subarray(flow.cells ** 2 * stage, flow.cells ** 2 * (stage + 1))),
@@ -49,7 +49,7 @@
     part("where").textContent = `${flow.depths[nearest]} of ${flow.layers} layers`;
     slider.setAttribute("aria-valuetext", part("where").textContent);
     part("scale").textContent = `The square reaches from ${Suite.short(-half)} to ${Suite.short(half)} on both axes; the density is scaled to its maximum`
-      + (flow.every ? "." : "; the record keeps these depths, not every layer.");
+      + (flow.every ? "." : "; these depths are shown, not every layer.");
     canvas.setAttribute("aria-label", `${flow.count} points and the density after ${flow.depths[nearest]} of ${flow.layers} layers, data ${flow.data}`);
   }
 
