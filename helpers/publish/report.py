@@ -19,7 +19,8 @@ from helpers.publish import latex
 from helpers.results import deliverables, records
 from helpers.results.records import Record
 
-MAXIMUM_WIDTH = 1300  # pixels, 200 a printed inch across the page
+MAXIMUM_WIDTH = 820  # pixels, 130 per printed inch across the page
+COLOURS = 64  # of a plot in print, edges of letters included
 WHITE_OF_A_PLOT = 0.3  # share of white pixels
 SECONDS = 300  # a LaTeX run that takes longer is stuck
 INSTALL = "sudo apt-get install -y latexmk lmodern texlive-latex-recommended texlive-latex-extra texlive-fonts-recommended"
@@ -69,7 +70,7 @@ def usable_figures() -> tuple[dict[str, Path], dict[str, str]]:
 def prepare(figure: Path, folder: Path) -> Path:
     """A figure for print, made once for each content: without transparency, no wider than print needs, and small.
 
-    A plot, most of it white paper, becomes a PNG of 256 colours; a picture that is full of pixels a JPEG.
+    A plot, most of it white paper, becomes a PNG of few colours; a picture that is full of pixels a JPEG.
     """
     from PIL import Image
 
@@ -84,9 +85,9 @@ def prepare(figure: Path, folder: Path) -> Path:
     if paper.width > MAXIMUM_WIDTH:
         paper = paper.resize((MAXIMUM_WIDTH, round(paper.height * MAXIMUM_WIDTH / paper.width)), Image.Resampling.LANCZOS)
     if white > WHITE_OF_A_PLOT:
-        paper, suffix, options = paper.quantize(256, dither=Image.Dither.NONE), "png", {"format": "png", "optimize": True}
+        paper, suffix, options = paper.quantize(COLOURS, dither=Image.Dither.NONE), "png", {"format": "png", "optimize": True}
     else:
-        suffix, options = "jpg", {"format": "jpeg", "quality": 88, "subsampling": 0}
+        suffix, options = "jpg", {"format": "jpeg", "quality": 68, "optimize": True}
     prepared = folder / f"{stem}.{suffix}"
     write_atomically(prepared, lambda stream: paper.save(stream, **options))
     return prepared
