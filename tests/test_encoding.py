@@ -18,8 +18,9 @@ def unnamed(text):
             continue
         name = getattr(node.func, "attr", getattr(node.func, "id", ""))
         keywords = {keyword.arg: keyword.value for keyword in node.keywords}
-        mode = next((value.value for value in [*node.args[:2], keywords.get("mode")] if isinstance(value, ast.Constant)
-                     and isinstance(value.value, str) and set(value.value) <= set("rwaxbt+")), "")
+        said = [part for value in [*node.args[:2], keywords.get("mode")] if value is not None for part in ast.walk(value)]
+        mode = next((part.value for part in said if isinstance(part, ast.Constant) and isinstance(part.value, str)
+                     and set(part.value) <= set("rwaxbt+")), "")
         if name in CALLS and "encoding" not in keywords and "b" not in mode and _is_file(node, name):
             yield node.lineno
         texts = {"text", "universal_newlines"} & set(keywords)
@@ -33,7 +34,7 @@ def _is_file(node, name):
         return len(node.args) <= CALLS[name]
     owner = getattr(node.func, "value", None)
     return owner is None or (isinstance(owner, ast.Name) and not owner.id[0].isupper() and owner.id not in (
-        "tarfile", "gzip", "zipfile", "os", "webbrowser"))
+        "tarfile", "gzip", "zipfile", "os", "webbrowser", "archive", "content"))  # members of an archive are bytes
 
 
 @pytest.mark.parametrize("file", FILES)
