@@ -19,7 +19,7 @@ KEPT = ("results", "figures")
 
 def typed_cells() -> list[str]:
     """The cells of this session as they were typed; none where there is no session, as in a script."""
-    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
+    shell = sys.modules["IPython"].get_ipython() if sys.modules.get("IPython") else None
     return [] if shell is None else [cell for cell in sources.typed(shell) if cell.strip()]
 
 

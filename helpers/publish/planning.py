@@ -169,10 +169,14 @@ def train_and_build(*, minutes: float | None = None, more: bool = False) -> bool
     return True
 
 
+def training_command(asked: list[str]) -> list[str]:
+    """The words that train runs by their names, with this Python."""
+    return [sys.executable, "-m", "helpers", "--profile", settings.profile(), "train", *asked]
+
+
 def _train(name: str, asked: list[str], deadline: float | None) -> bool:
     """Train a notebook's runs in a process of its own, with its progress on the terminal; whether it came to its end in time."""
-    command = [sys.executable, "-m", "helpers", "--profile", settings.profile(), "train", *asked]
-    process = subprocess.Popen(command, cwd=settings.PROJECT_ROOT)
+    process = subprocess.Popen(training_command(asked), cwd=settings.PROJECT_ROOT)
     try:
         status = process.wait(None if deadline is None else max(0.0, deadline - time.monotonic()))
     except subprocess.TimeoutExpired:

@@ -37,7 +37,7 @@ def typed(shell) -> list[str]:
 
 
 def _shell():
-    if "IPython" not in sys.modules:
+    if sys.modules.get("IPython") is None:
         return None
     from IPython import get_ipython
 

@@ -9,7 +9,8 @@ import pytest
 
 from helpers import settings
 from helpers.publish import notebooks, planning
-from helpers.results import tables
+from helpers.results import deliverables
+from helpers.work import definitions
 
 SCRIPT = '''# %%
 import os, sys, time
@@ -23,6 +24,8 @@ ENTRIES = [
     {"id": "thing_dset2", "notebook": "9_small", "figures": []},
     {"id": "other", "notebook": "9_small", "figures": []},
 ]
+CONTENT = {"run": ENTRIES, "support": [{"id": "classifier", "notebook": "9_small", "text": "serves the others"}],
+           "data": {"published": ["svhn"]}}
 
 
 @pytest.fixture
@@ -30,8 +33,11 @@ def small(tmp_path, monkeypatch):
     """A suite of one notebook and three runs; returns a function that writes the notebook's last lines."""
     for folder in ("notebooks", "output"):
         (tmp_path / folder).mkdir(exist_ok=True)
-    monkeypatch.setattr(notebooks, "FOLDER", tmp_path / "notebooks")
-    monkeypatch.setattr(tables, "deliverables", lambda: {"run": ENTRIES})
+    for place in (notebooks, definitions):
+        monkeypatch.setattr(place, "FOLDER", tmp_path / "notebooks")
+    monkeypatch.setattr(deliverables, "content", lambda: CONTENT)
+    script = str(tmp_path / "notebooks" / "9_small.py")
+    monkeypatch.setattr(planning, "training_command", lambda asked: [sys.executable, script, *asked])
 
     def write(body):
         text = SCRIPT.replace("ROOT", str(settings.PROJECT_ROOT)).replace("OUT", str(tmp_path)).replace("BODY", body)
@@ -49,7 +55,7 @@ def record(run_id, **changes):
     path.write_text(json.dumps(fake_suite.record(entry, **changes)))
 
 
-def test_a_run_is_estimated_from_its_own_rate_or_from_its_nearest_relative(small, tmp_path):
+def test_a_run_is_estimated_from_its_own_rate_and_from_nothing_else(small, tmp_path):
     record("thing_dset1", budget={"done": 100, "planned": 400, "unit": "steps"}, seconds=60.0)
     folder = settings.checkpoint_folder()
     folder.mkdir(parents=True)
@@ -58,14 +64,14 @@ def test_a_run_is_estimated_from_its_own_rate_or_from_its_nearest_relative(small
         (folder / name).write_bytes(b"")
     first, second, other = planning.tasks()
     assert (first.seconds_left, first.budget, first.left) == (180.0, "100 of 400 steps", "about 3 min")
-    assert (second.state, second.seconds_left, second.left) == ("begun", 240.0, "about 4 min, after thing_dset1")
+    assert (second.state, second.seconds_left, second.left) == ("begun", None, "not measured")
     assert (other.state, other.seconds_left, other.left) == ("missing", None, "not measured")
 
 
 def test_the_status_has_a_row_a_metric_and_one_for_a_run_without_a_record(small):
     record("thing_dset1", metrics={"loss": 1.5})
     rows = list(planning.status_rows())
-    assert rows[0] == ["thing_dset1", "stale", "7,810 steps", "", "loss", "1.5000", "2.0000", "1.0000", "-"]
+    assert rows[0] == ["thing_dset1", "stale", "780 steps", "", "loss", "1.5000", "2.0000", "1.0000", "-"]
     assert [row[1] for row in rows[1:]] == ["missing", "missing"]
 
 
@@ -96,7 +102,7 @@ def test_the_time_of_a_sitting_is_not_a_budget_of_its_runs(small, tmp_path):
 
 def test_a_script_that_fails_is_an_error_that_names_it(small):
     small("raise ValueError('no')")
-    with pytest.raises(notebooks.NotebookError, match=r"9_small.py ended with status 1"):
+    with pytest.raises(notebooks.NotebookError, match="the training of 9_small ended with status 1"):
         planning.train_and_build()
 
 
@@ -125,7 +131,7 @@ def test_drawn_house_numbers_count_as_none_where_the_photographs_are_asked_for(s
     for entry in ENTRIES:
         record(entry["id"])
     fake_suite.edit(settings.output_folder() / "results" / "other.json",
-                    lambda content: content["dataset"].update(name="street_digits", stand_in=True, stands_for="svhn"))
+                    lambda content: content.update(dataset={"name": "street_digits", "stand_in": True, "stands_for": "svhn"}))
     assert planning.left_to_do(more=False) == {"9_small": []}
     monkeypatch.setenv("SUITE_HOUSE_NUMBERS", "svhn")
     assert [task.run_id for task in planning.left_to_do(more=False)["9_small"]] == ["other"]
@@ -148,9 +154,14 @@ def test_what_the_plan_lists_is_asked_for_by_name_once(small, tmp_path, monkeypa
         record(entry["id"])
     monkeypatch.setenv("SUITE_RETRAIN", "thing_dset2")
     assert [task.run_id for task in planning.left_to_do(more=False)["9_small"]] == ["thing_dset1", "thing_dset2"]
-    small(f"with open({str(tmp_path / 'asked')!r}, 'a') as file: file.write(os.environ['SUITE_RETRAIN'] + ';')")
+    small(f"with open({str(tmp_path / 'asked')!r}, 'a') as file: file.write(','.join(sys.argv[1:]) + ';')")
     planning.train_and_build()
-    assert (tmp_path / "asked").read_text() == "thing_dset2,thing_dset1,thing_dset2;;"  # the script trains, the build loads
+    assert (tmp_path / "asked").read_text().startswith("thing_dset1,thing_dset2;")  # trained by name; the build loads
+
+
+def test_runs_are_trained_by_this_python_under_the_profile_in_force():
+    words = planning.training_command(["q1_a_dset1"])
+    assert words == [sys.executable, "-m", "helpers", "--profile", "smoke", "train", "q1_a_dset1"]
 
 
 @pytest.mark.parametrize(("seconds", "words"), [(12.0, "12 s"), (600.0, "10 min"), (9000.0, "2.5 h")])
