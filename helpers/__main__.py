@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import os
+import signal
 import sys
 from collections.abc import Sequence
 
@@ -38,15 +39,29 @@ def parser_for(words: Sequence[str]) -> argparse.ArgumentParser:
     return parser
 
 
+def end_as_interrupted() -> None:
+    """Let a request to end (SIGTERM) and a closed terminal (SIGHUP) do what Ctrl-C does: children are told, too."""
+    for name in ("SIGTERM", "SIGHUP"):
+        number = getattr(signal, name, None)
+        if number is not None and signal.getsignal(number) == signal.SIG_DFL:  # nohup has it ignored
+            signal.signal(number, _interrupt)
+
+
+def _interrupt(number: int, frame: object) -> None:
+    signal.signal(number, signal.SIG_IGN)  # once is enough: what is being written is put in order
+    raise KeyboardInterrupt
+
+
 def main() -> int:
     """Parse the command line and run one command; its exit status is 2 where the message names what to mend."""
     print_anywhere()
-    arguments = parser_for(sys.argv[1:]).parse_args()
-    if arguments.profile:
-        os.environ["SUITE_PROFILE"] = arguments.profile
-    elif default := getattr(arguments, "default_profile", None):  # of commands that read what is saved, or train by name
-        os.environ.setdefault("SUITE_PROFILE", default)
+    end_as_interrupted()
     try:
+        arguments = parser_for(sys.argv[1:]).parse_args()
+        if arguments.profile:
+            os.environ["SUITE_PROFILE"] = arguments.profile
+        elif default := getattr(arguments, "default_profile", None):  # of commands that read what is saved, or train by name
+            os.environ.setdefault("SUITE_PROFILE", default)
         return arguments.function(arguments)
     except KeyboardInterrupt:
         print("interrupted: the same command goes on from the checkpoints", file=sys.stderr)

@@ -84,6 +84,7 @@ class Lock:
     path: Path
     token: str = field(default_factory=lambda: secrets.token_hex(8))
     taken_from: Holder | None = None  # the dead holder whose lock it was
+    _over: threading.Event = field(default_factory=threading.Event)
 
     def take(self) -> Holder | None:
         """Try to take it; a dead holder's is taken over.
@@ -103,12 +104,12 @@ class Lock:
             self._push_aside(holder)
             self.taken_from = holder
         _held.add(self.token)
-        self._over = threading.Event()
+        self._over.clear()
         threading.Thread(target=self._beat, daemon=True, name=f"lock {self.path.name}").start()
         return None
 
     def release(self) -> None:
-        """Give it back; what another process has taken over meanwhile is left to that."""
+        """Give it back, if this process has it; what another one has taken over meanwhile is left to that."""
         self._over.set()
         _held.discard(self.token)
         holder = read(self.path)
@@ -181,9 +182,9 @@ def take_turn(lock: Lock, what: str, meanwhile: Callable[[], None] | None) -> bo
 def waiting(path: Path, poll_seconds: float = 0.05) -> Iterator[None]:
     """Hold a lock for a moment, after whoever has it: around reading a file and writing it back."""
     lock = Lock(path)
-    while lock.take() is not None:
-        time.sleep(poll_seconds)
     try:
+        while lock.take() is not None:
+            time.sleep(poll_seconds)
         yield
     finally:
         lock.release()

@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import io
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 import PIL.Image
 
 from helpers.files import write_atomically
+
+logging.getLogger("matplotlib").setLevel(logging.ERROR)  # a home that is not writable, or new fonts, are no failure of a notebook
+
+import matplotlib
 
 matplotlib.use("Agg")  # figures are saved and shown as PNG: no window, no backend-dependent bytes
 
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+
+logging.getLogger("matplotlib").setLevel(logging.NOTSET)
 
 # Okabe and Ito's palette: distinct for the common kinds of colour blindness and in grey.
 BLUE, ORANGE, GREEN, VERMILION, SKY, PURPLE, YELLOW, BLACK = (

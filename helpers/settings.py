@@ -28,6 +28,9 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
+if os.environ.get("SUITE_INCEPTION", "").startswith("~"):  # a notebook reads it as it is
+    os.environ["SUITE_INCEPTION"] = os.path.expanduser(os.environ["SUITE_INCEPTION"])
+
 PROJECT_ROOT = Path(__file__).resolve().parent.parent
 HOUSE_NUMBERS = ("street_digits", "svhn")
 PROFILES = ("smoke", "quick", "full")  # from smallest to largest; a smaller one never overwrites a larger one's results
@@ -58,13 +61,19 @@ def profile() -> str:
 
 def data_folder() -> Path:
     """Folder of downloads and decoded caches."""
-    return PROJECT_ROOT / (os.environ.get("SUITE_DATA") or "data")
+    return named_path("SUITE_DATA") or PROJECT_ROOT / "data"
+
+
+def named_path(variable: str) -> Path | None:
+    """The path that an environment variable names (``~`` is the home folder, a relative one is within the project), or None."""
+    text = os.environ.get(variable)
+    return PROJECT_ROOT / Path(text).expanduser() if text else None
 
 
 def output_folder() -> Path:
     """Folder that holds ``results/``, ``figures/`` and executed ``notebooks/`` of the profile in force."""
-    if os.environ.get("SUITE_OUTPUT"):
-        return PROJECT_ROOT / os.environ["SUITE_OUTPUT"]  # a notebook's kernel and the command line work in different folders
+    if (chosen := named_path("SUITE_OUTPUT")) is not None:
+        return chosen
     return PROJECT_ROOT if profile() == "full" else PROJECT_ROOT / "build" / profile()
 
 

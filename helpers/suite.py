@@ -204,10 +204,10 @@ class Suite:
                   f"python -m helpers train {run_id}, or for at most 90 minutes, going on later: --minutes 90")
             return None
         self._refuse_smaller(path)
-        if not locks.take_turn(lock, run_id, (lambda: self._train_others(run_id)) if wait else None):
-            return None
         identical = {"config": config, "profile": self.profile, "seed": seed, "source": source}
         try:
+            if not locks.take_turn(lock, run_id, (lambda: self._train_others(run_id)) if wait else None):
+                return None
             there = records.load(run_id, self.results) if _version(path) != before else None
             if there is not None and all(there[key] == value for key, value in identical.items()):
                 print(f"{run_id}: recorded by another process, {there.describe()}")

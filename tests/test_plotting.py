@@ -1,12 +1,16 @@
 """Plotting: figures that are the same bytes each time, pictures in their places, and what a notebook embeds."""
 
+import os
+import subprocess
+import sys
+
 import IPython
 import IPython.display
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
-from helpers import plotting
+from helpers import plotting, settings
 
 
 class Noted:
@@ -76,6 +80,14 @@ def test_tiles_stand_row_by_row_with_a_gap():
     assert np.allclose(picture[3:, :4], 0.4)
     assert (picture[2] == 1.0).all()  # the gap
     assert (picture[3:, 5:] == 1.0).all()  # no fourth image
+
+
+def test_a_home_that_cannot_be_written_to_says_nothing(tmp_path):
+    (tmp_path / "home").touch()  # a file where a folder should be
+    environment = {name: value for name, value in os.environ.items() if name not in ("MPLCONFIGDIR", "XDG_CONFIG_HOME")}
+    said = subprocess.run([sys.executable, "-c", "import helpers.plotting"], cwd=settings.PROJECT_ROOT, capture_output=True,
+                          env=environment | {"HOME": str(tmp_path / "home")}, encoding="utf-8", check=True)
+    assert (said.stdout, said.stderr) == ("", "")
 
 
 def test_a_title_says_each_remark_once():

@@ -1,5 +1,9 @@
 """Settings: a value that is not known is refused with the list of those that are."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -28,6 +32,20 @@ def test_relative_folders_are_within_the_project_wherever_the_process_works(monk
     assert settings.output_folder() == settings.PROJECT_ROOT / "out"
     monkeypatch.setenv("SUITE_OUTPUT", str(tmp_path))
     assert settings.output_folder() == tmp_path
+
+
+def test_the_home_folder_is_meant_by_its_sign_and_a_relative_folder_lies_within_the_project(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for variable, folder in (("SUITE_DATA", settings.data_folder), ("SUITE_OUTPUT", settings.output_folder)):
+        monkeypatch.setenv(variable, "~/somewhere/else")
+        assert folder() == tmp_path / "somewhere" / "else"
+        monkeypatch.setenv(variable, "somewhere/else")
+        assert folder() == settings.PROJECT_ROOT / "somewhere" / "else"
+    code = "import helpers.settings, os; print(os.environ['SUITE_INCEPTION'])"
+    environment = os.environ | {"SUITE_INCEPTION": "~/weights.pth"}
+    said = subprocess.run([sys.executable, "-c", code], cwd=settings.PROJECT_ROOT, env=environment, capture_output=True,
+                          encoding="utf-8", check=True).stdout
+    assert said.strip() == str(tmp_path / "weights.pth")
 
 
 def test_an_unknown_device_lists_those_of_the_machine(monkeypatch):

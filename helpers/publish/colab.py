@@ -162,9 +162,9 @@ def _version(package: str) -> str | None:
 
 def _choose_output() -> None:
     kept = DRIVE / settings.PROJECT_ROOT.name
-    chosen = os.environ.get("SUITE_OUTPUT")
-    if chosen and not Path(chosen).is_relative_to(kept):
-        print(f"results, figures and checkpoints: {_shown(Path(chosen))}")
+    chosen = settings.named_path("SUITE_OUTPUT")
+    if chosen and not chosen.is_relative_to(kept):
+        print(f"results, figures and checkpoints: {_shown(chosen)}")
         return
     os.environ.pop("SUITE_OUTPUT", None)  # chosen by an earlier call, perhaps for another profile
     local = settings.output_folder()

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import atexit
+import os
 import re
+import signal
+import threading
+from contextlib import suppress
 from pathlib import Path
 
+PATIENCE_SECONDS = 15.0  # with a kernel that was interrupted
 COUNTERS = Path("/proc/vmstat")  # Linux counts there how often it ended a process for lack of memory
 
 
@@ -35,13 +41,52 @@ def client(notebook, folder: Path):
         notebook, timeout=None, kernel_name="python3", kernel_manager_class=OwnKernel, record_timing=False,
         resources={"metadata": {"path": str(folder)}}, extra_arguments=["--log-level=ERROR"],  # no remarks on how kernels connect
     )
-    made.cell_begun = 0
+    made.cell_begun, made.stopped = 0, False
 
     def begin(cell, cell_index: int) -> None:
+        if made.stopped:
+            raise KeyboardInterrupt
         made.cell_begun = cell_index
 
     made.on_cell_start = begin
     return made
+
+
+def execute(made) -> None:
+    """Execute a client's notebook; whoever ends this process ends the kernel first.
+
+    The client works in a thread: there it leaves signals alone, so that they reach this one as everywhere else. The kernel is
+    interrupted, which lets it put in order what it is writing, and ended only where it does not listen.
+
+    Raises:
+        KeyboardInterrupt: this process was interrupted; the kernel has ended.
+    """
+    ended: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            made.execute()
+        except BaseException as error:
+            ended.append(error)
+
+    thread = threading.Thread(target=work, daemon=True, name="notebook")
+    thread.start()
+    try:
+        while thread.is_alive():
+            thread.join(0.5)
+    except KeyboardInterrupt:
+        made.stopped, made.shutdown_kernel = True, "immediate"
+        for number in (signal.SIGINT, getattr(signal, "SIGKILL", signal.SIGTERM)):
+            pid = getattr(getattr(made.km, "provisioner", None), "pid", None)
+            with suppress(OSError, TypeError):  # it has ended, or has not begun
+                os.kill(pid, number)
+            thread.join(PATIENCE_SECONDS)
+            if not thread.is_alive():
+                break
+        atexit.unregister(made._cleanup_kernel)  # nothing is left of the kernel, and this would wait for its sockets
+        raise
+    if ended:
+        raise ended[0]
 
 
 def kills() -> int | None:

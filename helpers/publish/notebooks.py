@@ -59,7 +59,7 @@ def build(name: str) -> Path:
     before = {key: os.environ.get(key) for key in changed}
     os.environ.update(changed)
     try:
-        client.execute()
+        kernels.execute(client)
     except (CellExecutionError, DeadKernelError) as error:
         write_together({settings.PROJECT_ROOT / "build" / "failed" / f"{name}.ipynb": _file(notebook)})
         died = isinstance(error, DeadKernelError)

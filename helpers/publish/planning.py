@@ -176,7 +176,8 @@ def training_command(asked: list[str]) -> list[str]:
 
 def _train(name: str, asked: list[str], deadline: float | None) -> bool:
     """Train a notebook's runs in a process of its own, with its progress on the terminal; whether it came to its end in time."""
-    process = subprocess.Popen(training_command(asked), cwd=settings.PROJECT_ROOT)
+    words = training_command(asked)
+    process = subprocess.Popen(words, cwd=settings.PROJECT_ROOT, start_new_session=True)  # Ctrl-C reaches it once: from here
     try:
         status = process.wait(None if deadline is None else max(0.0, deadline - time.monotonic()))
     except subprocess.TimeoutExpired:

@@ -1,0 +1,83 @@
+"""Ctrl-C, a request to end and a closed terminal: one sentence, status 130, no child that goes on alone, nothing half-written."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from helpers import settings
+
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs /proc to see children")]
+
+
+def children(pid: int) -> set[int]:
+    """All processes below one."""
+    found, waiting = set(), [pid]
+    while waiting:
+        try:
+            below = {int(child) for task in Path(f"/proc/{waiting.pop()}/task").iterdir()
+                     for child in (task / "children").read_text().split()}
+        except OSError:
+            continue
+        waiting += below - found
+        found |= below
+    return found
+
+
+def lives(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def until(condition, process, seconds=120.0):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline, "nothing happened"
+        time.sleep(0.05)
+
+
+def begin(tmp_path, *words, profile):
+    environment = os.environ | {"SUITE_OUTPUT": str(tmp_path / "output"), "SUITE_PROFILE": profile, "SUITE_HOUSE_NUMBERS": ""}
+    command = [sys.executable, "-m", "helpers", "--profile", profile, *words]
+    return subprocess.Popen(command, cwd=settings.PROJECT_ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                            encoding="utf-8", start_new_session=True)
+
+
+def end(process, number, tmp_path):
+    """Send a signal to the command alone, and look at how it ends."""
+    below = children(process.pid)
+    assert below
+    process.send_signal(number)
+    output, errors = process.communicate(timeout=100)
+    assert process.returncode == 130, (output, errors)
+    assert errors.count("interrupted: the same command goes on from the checkpoints") >= 1
+    assert "Traceback" not in errors + output
+    deadline = time.monotonic() + 20
+    while any(map(lives, below)) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not [pid for pid in below if lives(pid)]
+    left = [path for path in tmp_path.rglob(".*") if path.suffix in (".part", ".download")]
+    assert left == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_the_training_child_ends_with_its_parent(tmp_path, number):
+    process = begin(tmp_path, "full", profile="full")
+    until(lambda: list(tmp_path.rglob("*.lock")), process)
+    end(process, number, tmp_path)
+    assert list(tmp_path.rglob("*.lock")) == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_no_kernel_is_left_by_a_build(tmp_path, number):
+    process = begin(tmp_path, "build", "5_planar_flows", profile="quick")
+    until(lambda: list(tmp_path.rglob("*.lock")), process)
+    end(process, number, tmp_path)
+    assert list(tmp_path.rglob("*.ipynb")) == []
