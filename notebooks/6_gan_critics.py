@@ -300,11 +300,12 @@ def convolution_norm(layer: nn.Conv2d, size: int, times: int = 300) -> float:
 
 for kernel, stride, padding in ((1, 1, 0), (3, 1, 1), (4, 2, 1)):
     layer, ratios = nn.Conv2d(8, 16, kernel, stride, padding).double(), []
-    for start in (nn.init.normal_, nn.init.ones_):
+    drawn = torch.Generator().manual_seed(kernel)
+    for start in (partial(nn.init.normal_, generator=drawn), nn.init.ones_):
         start(layer.weight)
         matrix = torch.linalg.matrix_norm(layer.weight.detach().flatten(1), 2).item()
         ratios.append(convolution_norm(layer, 16) / matrix)
-        assert 1 - 1e-9 < ratios[-1] < kernel / stride + 1e-9
+        assert 1 - 1e-3 < ratios[-1] < kernel / stride + 1e-9  # the iteration comes from below
     print(f"{kernel} x {kernel}, stride {stride}: the convolution's norm over its matrix's is "
           f"{ratios[0]:.2f} for a random kernel, {ratios[1]:.2f} for a constant one, and at most "
           f"{kernel / stride:g}")

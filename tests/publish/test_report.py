@@ -195,10 +195,10 @@ def test_a_broken_record_stops_the_report_with_its_name(output):
 
 def test_a_noisy_picture_is_prepared_as_a_jpeg(tmp_path):
     """Noise compresses badly: an encoder with a buffer for ordinary pictures breaks on it."""
-    noise = np.random.default_rng(0).integers(0, 256, (900, 900, 3), dtype=np.uint8)
+    noise = np.random.default_rng(0).integers(0, 256, (700, 700, 3), dtype=np.uint8)
     source = tmp_path / "noise.png"
     Image.fromarray(noise).save(source)
     prepared = report.prepare(source, tmp_path / "prepared")
     assert prepared.suffix == ".jpg"
     with Image.open(prepared) as image:
-        assert image.size == (900, 900)
+        assert image.size == (700, 700)
