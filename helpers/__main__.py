@@ -22,7 +22,7 @@ COMMANDS = {  # only the module of the command asked for is imported: the grade 
     "sweep": "helpers.work.sweeps",
     "report": "helpers.publish.report", "readme": "helpers.publish.readme", "site": "helpers.publish.site.pages",
     "colab": "helpers.publish.stamping", "grade": "helpers.grade.command", "diff": "helpers.grade.diff",
-    "gradescope": "helpers.grade.gradescope",
+    "gradescope": "helpers.grade.gradescope", "release": "helpers.grade.release", "check-run": "helpers.grade.check_run",
 }
 
 

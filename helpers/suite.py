@@ -18,7 +18,7 @@ from helpers import locks, plotting, settings
 from helpers.data import datasets
 from helpers.files import file_digest, remove_left_overs, write_together
 from helpers.locks import Lock
-from helpers.results import deliverables, records, weights
+from helpers.results import deliverables, records, verdicts, weights
 from helpers.results.digests import source_digest
 from helpers.results.records import Record, RecordError
 from helpers.results.sources import read_source
@@ -134,7 +134,7 @@ class Run:
         """
         if run_id not in self.needs:
             raise RecordError(f"{self.id} uses {run_id} and does not declare it: add it to needs=... in RUNS")
-        return _there(self.id, run_id)
+        return records.required(self.id, run_id)
 
 
 class Suite:
@@ -190,7 +190,7 @@ class Suite:
         declared = self.declared(run_id)
         config, source = declared.config(self.profile), source_digest(declared.function.__name__, read_source(self.source_path))
         path, lock = self.results / f"{run_id}.json", Lock(settings.checkpoint_folder() / f"{run_id}-{seed}.lock")
-        before = _version(path)
+        before = records.version(path)
         again = again or settings.asked_again(run_id)
         if path.exists() and not again:
             record = Record(path)
@@ -208,7 +208,7 @@ class Suite:
         try:
             if not locks.take_turn(lock, run_id, (lambda: self._train_others(run_id)) if wait else None):
                 return None
-            there = records.load(run_id, self.results) if _version(path) != before else None
+            there = records.load(run_id, self.results) if records.version(path) != before else None
             if there is not None and all(there[key] == value for key, value in identical.items()):
                 print(f"{run_id}: recorded by another process, {there.describe()}")
                 return there
@@ -226,7 +226,7 @@ class Suite:
     def _train(self, run_id: str, declared: Declared, path: Path, identical: dict, stop_after: int | None) -> Record:
         """Make the record of a run: ``identical`` are the fields that another record of the same training would have, too."""
         config, seed = identical["config"], identical["seed"]
-        rests_on = {needed: _there(run_id, needed)["arrays"]["sha256"] for needed in declared.needs}
+        rests_on = {needed: records.required(run_id, needed)["arrays"]["sha256"] for needed in declared.needs}
         part = datasets.part_at_hand(config.get("dataset"))  # a training on part of the data never goes on with the whole
         further = [rests_on] * bool(rests_on) + [part] * bool(part)
         identity = json.dumps([run_id, config, self.profile, seed, identical["source"], *further], sort_keys=True)
@@ -255,6 +255,12 @@ class Suite:
         """
         record = records.load(run_id, self.results)
         return None if record is None else weights.find(record)
+
+    def check(self, run_id: str) -> None:
+        """Print the grader's verdict on a run in plain words, from its record alone, before it is handed in."""
+        function, record = self.declared(run_id).function.__name__, records.load(run_id, self.results)
+        source = source_digest(function, read_source(self.source_path))
+        print(*verdicts.in_words(run_id, record, source), sep="\n")
 
     def figure(self, figure, name: str, *drawn_from: Record) -> None:
         """Save a figure under ``figures/``, show it in the notebook, and note its digest in the records behind it."""
@@ -286,15 +292,3 @@ class Suite:
             return  # an unreadable record is replaced when its run is asked for by name
         if there in settings.PROFILES and settings.PROFILES.index(there) > settings.PROFILES.index(self.profile):
             raise RecordError(f"{path} is a record of the {there} profile; the {self.profile} profile does not overwrite it")
-
-
-def _version(path: Path) -> int | None:
-    """What tells one file at a path from the next: the time when it was written; None where there is none."""
-    return path.stat().st_mtime_ns if path.exists() else None
-
-
-def _there(run_id: str, needed: str) -> Record:
-    record = records.load(needed)
-    if record is None:
-        raise RecordError(f"{run_id} rests on {needed}, which has no record yet; first: python -m helpers train {needed}")
-    return record

@@ -564,7 +564,7 @@ def draw_anew(heading: str, record: Record) -> None:
 draw_anew("Berkeley 2024, 1(a), dataset 1", gaussian["a", 1])
 draw_anew("Berkeley 2024, 1(b), dataset 1", gaussian["b", 1])
 
-# %% [markdown]
+# %% [markdown] tags=["solution"]
 # ## B · Two decoders
 #
 # *Berkeley 2019, question 1.1: the loss and its terms in bits per dimension, samples with and
@@ -882,7 +882,7 @@ tables.show(["split, bits per dimension", "-ELBO", "recon", "KL", "-log p of the
 tables.show(["-ELBO, first 100 points, nats", "-L_100", "difference",
              "standard error of one seed's -ELBO", "-log p of these points"], bound_rows(clusters))
 
-# %% [markdown]
+# %% [markdown] tags=["solution"]
 # **Answer (1.2): the latent spaces, and the tighter bound.**
 #
 # Each cluster has a region of the latent plane of its own, and the regions meet in thin seams; with
@@ -1271,7 +1271,7 @@ tables.show(["seed", "4(a) squared error", "4(b) mean distance of the path", "4(
 tables.show(["4(b), end point", "decodes off the surface by", "nearest data point at",
              "its ten nearest data points decode off by", "all data points, mean"], end_rows(torus))
 
-# %% [markdown]
+# %% [markdown] tags=["solution"]
 # **Answer (4a): the reconstruction.** The 4-d Gaussian code reconstructs the torus closely: decoded
 # posterior means lie on average within about a hundredth of the surface.
 #

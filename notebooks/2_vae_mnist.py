@@ -401,7 +401,7 @@ suite.figure(grid_figure(autoencoder, "auto-encoder: decoded grid of codes"), "m
 # %%
 tables.show_results(autoencoder)
 
-# %% [markdown]
+# %% [markdown] tags=["solution"]
 # **Answer.** Two numbers per image suffice to redraw most digits, but the plane of codes is no
 # map: large parts of it decode to one digit or to none.
 #
@@ -691,7 +691,7 @@ axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.1), ncols=3)
 plotting.title(figure, "KL of an untrained VAE: closed form against Monte-Carlo", verification)
 suite.figure(figure, "mit_p3_kl_verification.png", verification)
 
-# %% [markdown]
+# %% [markdown] tags=["solution"]
 # **Answer.** The closed form and its Monte-Carlo estimate agree: they lie within one and within
 # two standard errors of each other about as often as chance says.
 #
@@ -898,7 +898,7 @@ tables.show(["test error per pixel", "difference", "standard error over seeds"],
             [(words, f"{change:+.5f}", f"{error:.5f}")
              for words, *sides in compared for change, error in [mean_difference(*sides)]])
 
-# %% [markdown]
+# %% [markdown] tags=["solution"]
 # **Answer.** Both estimators train equally good models: their test errors lie less than two
 # standard errors apart, while the choice of the learning rate moves them by far more.
 #
@@ -1215,7 +1215,7 @@ tables.show_results(haifa)
 tables.show(["test split", "nats per image", "bits per dimension"],
             [(name, f"{nats:.1f}", f"{bits:.3f}") for name, nats, bits in above_the_floor(haifa)])
 
-# %% [markdown]
+# %% [markdown] tags=["solution"]
 # **Answer.** Most samples look like digits; of what the bound pays above the floor of its constant
 # sigma, the squared error is much the larger part and the KL the smaller.
 #
@@ -1257,7 +1257,7 @@ figure = plotting.image_grid(np.concatenate(rows), 12, heading, traversals, widt
 suite.figure(figure, "haifa_q2_traversals.png", traversals)
 tables.show_results(traversals)
 
-# %% [markdown]
+# %% [markdown] tags=["solution"]
 # **Answer.** A straight line in the latent space looks like a change of writing, not like a
 # cross-fade: strokes bend, open and close until one digit has become the other.
 #
@@ -1791,7 +1791,7 @@ facts = mila["facts"]
 print(f"{facts['test_images']} test images, {facts['importance_samples']} samples each: "
       f"{facts['likelihood_seconds']:.0f} s")
 
-# %% [markdown]
+# %% [markdown] tags=["solution"]
 # **Answer to question 1.1.** The validation ELBO is above the sheet's $-102$ with either learning
 # rate, and the one-cycle rate ends several nats above the constant one.
 #
@@ -1967,7 +1967,7 @@ if iwae is not None:
     suite.figure(two_bounds_figure(iwae), "mila_p1_iwae_train_plot.png", iwae)
     two_bounds_tables(iwae)
 
-# %% [markdown]
+# %% [markdown] tags=["solution"]
 # **Answer.** Trained on the tighter bound, the same network reaches a higher test log-likelihood,
 # and gives up ELBO for it: the posterior stops fitting the sheet's loss and serves the estimate.
 #
@@ -2002,7 +2002,7 @@ if rows:
     heading = "new samples, from the top: " + "; ".join(names)
     plotting.show(plotting.image_grid(as_images(torch.cat(rows)), 16, heading, mila, width=8.0))
 
-# %% [markdown]
+# %% [markdown] tags=["solution"]
 # # Part D. A planar flow as the posterior (Mila/UdeM 2020, question 3.6)
 #
 # ## D.1 The loss
@@ -2091,7 +2091,7 @@ assert (w * u).sum(-1).min() < -10
 print(f"log-determinant against autograd: largest difference {error:.1e}")
 print(f"all determinants are positive, with w.u down to {(w * u).sum(-1).min():.0f}")
 
-# %% [markdown]
+# %% [markdown] tags=["solution"]
 # **Less noise.** One draw of $\log q_0(z_0|x)$ is noisy where its expectation is known:
 # $\mathbb E_{q_0}[\log q_0(z_0|x)]=D_{KL}(q_0\,\|\,p)+\mathbb E_{q_0}[\log p(z_0)]$, with the
 # closed form of A.3. Hence the same loss,
@@ -2348,7 +2348,7 @@ tables.show(["test split, nats per image", "plain", f"{length} layers", "change"
             [(name, f"{plain:.2f}", f"{ours:.2f}", f"{change:+.2f}", f"{error:.2f}")
              for name, plain, ours, change, error in flow_gain(flow.arrays, length)])
 
-# %% [markdown]
+# %% [markdown] tags=["solution"]
 # **Answer.** The flow posterior's better bound is mostly a better model: most of the gain is in
 # the likelihood itself, and the gap between bound and likelihood hardly moves.
 #

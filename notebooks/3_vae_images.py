@@ -890,7 +890,7 @@ if chosen:
     tables.show(["run", "moved by up to, pixels", "kept epoch", "validation -ELBO", "test -ELBO"],
                 map(kept_line, chosen))
 
-# %% [markdown]
+# %% [markdown] tags=["solution"]
 # **Samples of house numbers are digits, many of them readable; samples of photographs are layouts
 # of colour without objects.** House numbers are much alike: a light digit on a dark ground or the
 # reverse, upright and in the middle. Sixteen numbers hold its shape, its place and both colours,
@@ -945,7 +945,7 @@ for record in hierarchical:
         of=(record,))
     suite.figure(figure, f"{record.id}_levels.png", record)
 
-# %% [markdown]
+# %% [markdown] tags=["solution"]
 # **Trained on the bound alone, the first level collapses: its KL is zero, and the two-level model
 # is a one-level VAE with 48 numbers and a constant prior.** The division of labour is the
 # optimiser's choice. What $z_1$ says about $z_2$ moves the prior's mean only, so a nat spent on
@@ -2590,7 +2590,7 @@ if lossy is not None:
           *(f"{fixed_share(lossy.arrays[f'decoded{suffix}'], side):.0%}" for side in (8, 1))]
          for suffix, field in FIELD_NAMES.items()])
 
-# %% [markdown]
+# %% [markdown] tags=["solution"]
 # **The code keeps the digit, its strokes and the light; the decoder draws the grain anew.** Six
 # decodings of one code show one digit in one light, with other grain, and edges that wobble by a
 # pixel. The table says the same: decodings of one code agree in nearly all of the variance of

@@ -1561,7 +1561,7 @@ if found:
 else:
     print("neither run is recorded yet: no numbers to show")
 
-# %% [markdown]
+# %% [markdown] tags=["solution"]
 # **The answer.** Both stages do what the question asks. On both data sets the test loss is below
 # the sheet's, and every code that the codebook has is in use. The prior loss is above the
 # sheet's, and it has to be read against the table that follows: a codebook with more codes in use
@@ -1741,7 +1741,7 @@ def draw_comparison(plain: Record, tracked: Record) -> plt.Figure:
 for pair in compared.values():
     suite.figure(draw_comparison(*pair), f"{pair[1].id}_codebook.png", *pair)
 
-# %% [markdown]
+# %% [markdown] tags=["solution"]
 # **The answer.** Running means use the whole codebook, the sheet's gradient a part of it; what that
 # costs the prior in nats is less than what it saves on the pixels, on both data sets. A lower prior
 # loss is not a better model. It is the price of naming the picture that the decoder will then draw.

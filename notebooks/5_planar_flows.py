@@ -321,7 +321,7 @@ def transformation_rows(record: Record) -> list[list[str]]:
 tables.show(["setting", "length of û", "length of w", "w·û", "median log det J",
              "largest log det J"], transformation_rows(transformations))
 
-# %% [markdown]
+# %% [markdown] tags=["solution"]
 # **Answer (3.1): what the transformation is.**
 #
 # A layer moves every point along one direction, $\hat u$, by an amount between $-1$ and $1$ times
@@ -1046,7 +1046,7 @@ def draw_layers(chosen: dict[int, Record]) -> plt.Figure:
 deep = {layers: from_samples["arcs", layers] for layers in (8, 32)}
 suite.figure(draw_layers(deep), "mila_p3_layers.png", *deep.values())
 
-# %% [markdown]
+# %% [markdown] tags=["solution"]
 # Neighbours stay neighbours: colours are never mixed, since each layer is a continuous one-to-one
 # map. The two arcs are therefore never really apart. A thread of low density joins them, stretched
 # by layers with a large $\log\det$, and the few points on it are visible between the arcs. The deep
@@ -1447,7 +1447,7 @@ tables.show(["run", "energy", "loss, mean", "over the seeds", "seeds that missed
 tables.show([f"density_sine, k = {max(DEPTHS)}", "loss in the end", "least possible",
              "standard deviation of z1"], wall_rows(from_energy["sine"]))
 
-# %% [markdown]
+# %% [markdown] tags=["solution"]
 # **Answer (3.5): what the flows learn from an energy.**
 #
 # With thirty-two layers every seed covers the arcs and all waves of the sine, within hundredths of
@@ -1483,7 +1483,7 @@ else:
     plotting.show(draw_samples(drawn, "1000 new samples of the recorded flows",
                                *from_energy.values()))
 
-# %% [markdown]
+# %% [markdown] tags=["solution"]
 # ## F · A flow as a posterior
 #
 # *Mila 3.6: the loss of a VAE whose posterior is a planar flow, and the advantage of such a

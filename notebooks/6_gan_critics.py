@@ -515,7 +515,7 @@ class AlternatingUpdate(Stateful):
         return {"generator": self.generator, "critic": self.critic, "average": self.average.module}
 
 
-# %% [markdown]
+# %% [markdown] tags=["solution"]
 # ## B · Twenty Dirac GANs
 #
 # ### B.1 The game and its theory

@@ -16,7 +16,7 @@ import numpy as np
 
 from helpers import settings
 from helpers.data import datasets
-from helpers.grade import declared, relations, tasks
+from helpers.grade import declared, handout, relations, tasks
 from helpers.grade.arrays import ArraysError, read_arrays
 from helpers.grade.declared import UNKNOWN, Declared
 from helpers.grade.submission import Submission, Unreadable
@@ -64,7 +64,16 @@ def facts(root: Path = settings.PROJECT_ROOT) -> dict:
         common = relations.common([relation for _, _, relation in same], [record.metrics for _, record, _ in same])
         for run_id, _, _ in same:
             runs[run_id]["relations"] = common
-    return {"runs": runs, "datasets": forms, "checks": {name: tasks.checks_of(text) for name, text in sources.items()}}
+    return {"runs": runs, "datasets": forms,
+            "checks": {name: tasks.checks_of(text, _handed_out(name, text)) for name, text in sources.items()}}
+
+
+def _handed_out(notebook: str, source: str) -> str:
+    """A source with the changes of the student edition; empty where they are not of this source."""
+    try:
+        return handout.with_plain_definitions(notebook, source)
+    except handout.HandoutError:
+        return ""
 
 
 def notebooks() -> list[str]:

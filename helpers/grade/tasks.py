@@ -1,4 +1,4 @@
-"""Credit for work without its result: the functions that a run rests on, each with the checks that its notebook makes of it.
+"""Credit for work without its result: the tasks that a run rests on, each with the checks that its notebook makes of it.
 
 A check is a code cell of the suite's source that asserts something of a function. In a copy it counts where the cell stands
 unchanged, was run, did not end in an error, and the function is written. Nothing is run to find out.
@@ -8,18 +8,32 @@ from __future__ import annotations
 
 import ast
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from helpers.grade import cells as notebook_cells
 from helpers.grade.cells import Cell
 from helpers.grade.submission import PARSING_ERRORS, Submission
+from helpers.results import deliverables
 from helpers.results.digests import canonical
 
-MOST = 0.5  # of a run's points, for all of its functions without its record
+MOST = 0.5  # of a run's points, for all of its tasks without its record
 
 
-def checks_of(source: str) -> list[dict]:
-    """The checks of a notebook's source: the functions that each is about, and the form of its cell."""
+def checks_of(source: str, handed_out: str = "") -> list[dict]:
+    """The checks of a notebook's source: the functions that each is about, and the form of its cell.
+
+    Args:
+        source: the suite's own.
+        handed_out: as students get it, where some checks have another form.
+    """
+    found, others = _checks(source), _checks(handed_out) if handed_out else []
+    if len(found) == len(others):
+        for check, other in zip(found, others, strict=True):
+            check["handed_out"] = other["form"]
+    return found
+
+
+def _checks(source: str) -> list[dict]:
     cells = notebook_cells.of_source(source)
     defined = set(notebook_cells.code(cells).definitions)
     found = []
@@ -56,17 +70,38 @@ def credit(run_id: str, notebook: str, copy: Submission, facts: Mapping) -> tupl
     """The share of a run's points that its functions earn without a record, and a sentence on what was found."""
     reaches = facts["runs"].get(run_id, {}).get("functions", ())
     checks = facts.get("checks", {}).get(notebook, ())
-    asked = sorted(set(reaches) & {name for check in checks for name in check["names"]})
+    asked = set(reaches) & {name for check in checks for name in check["names"]}
+    tasks = deliverables.tasks(notebook)
+    if tasks:  # what is given is no student's work
+        asked &= {name.split(".")[0] for task in tasks for name in task["names"]}
     if not asked:
         return 0.0, []
     ran = {_form(_plain(cell)) for cell in copy.cells(notebook) if _ran_well(cell)}
     written = copy.once(("written", notebook), lambda: _written(copy, notebook))
-    failed = {name for check in checks if check["form"] not in ran for name in check["names"]}
-    done = [name for name in asked if name in written and name not in failed]
+    failed = {name for check in checks if not {check["form"], check.get("handed_out")} & ran for name in check["names"]}
+    done = sorted(name for name in asked if name in written and name not in failed)
     if not done:
         return 0.0, []
-    sentence = f"{len(done)} of {len(asked)} of its functions pass their checks: {', '.join(done[:8])}"
-    return MOST * len(done) / len(asked), [sentence]
+    if not tasks:
+        sentence = f"{len(done)} of {len(asked)} of its functions pass their checks: {', '.join(done[:8])}"
+        return MOST * len(done) / len(asked), [sentence]
+    return _by_task(tasks, asked, set(done))
+
+
+def _by_task(tasks: Sequence[Mapping], asked: set[str], done: set[str]) -> tuple[float, list[str]]:
+    """The share of the tasks that a run rests on and that have a check, by their points, and a sentence."""
+    earned, all_points, names, number = 0.0, 0.0, [], 0
+    for task in tasks:
+        checked = {name.split(".")[0] for name in task["names"]} & asked
+        if not checked:
+            continue
+        number, all_points = number + 1, all_points + task["points"]
+        if checked <= done:
+            earned += task["points"]
+            names.append(task["id"])
+    if not names:
+        return 0.0, []
+    return MOST * earned / all_points, [f"{len(names)} of {number} of its tasks pass their checks: {', '.join(names[:8])}"]
 
 
 def _written(copy: Submission, notebook: str) -> set[str]:

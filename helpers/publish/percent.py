@@ -21,6 +21,7 @@ HEADER = re.compile(r"\A# ---\n(?:#[^\n]*\n)*?# ---\n\s*")  # what jupytext writ
 MAGIC = re.compile(r"^\s*(?:# ?)?(?:%{1,2}[a-zA-Z]|![\w./])")  # a line of IPython's own, commented out in the source
 CHOICE = re.compile(r"^(\w+ = ).*?\s*# ?@param\b.*$")  # a field of a form: its value is the reader's to choose
 SHOWN = 4  # names or cells that a sentence lists
+SOLUTION = "solution"  # tag of a cell that gives an answer away: the student edition leaves it out, and nothing shows it
 
 
 @dataclass(frozen=True)
@@ -38,8 +39,8 @@ def read(path: Path) -> str:
 
 
 def digest(text: str) -> str:
-    """A digest of what the cells of a source say, so that blank lines between them count for nothing."""
-    content = [[cell.kind, cell.tags, cell.text] for cell in cells(text)]
+    """A digest of what the cells of a source say; blank lines between them and the mark of solutions count for nothing."""
+    content = [[cell.kind, [tag for tag in cell.tags if tag != SOLUTION], cell.text] for cell in cells(text)]
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 

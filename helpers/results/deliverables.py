@@ -56,6 +56,11 @@ def answers() -> list[dict]:
     return list(content()["answer"])
 
 
+def tasks(notebook: str | None = None) -> list[dict]:
+    """What a student writes, in all notebooks or in one: id, sheet, notebook, names of definitions, points, statement."""
+    return [entry for entry in content().get("task", []) if notebook in (None, entry["notebook"])]
+
+
 def sheets() -> list[str]:
     """The short names of the sheets."""
     return list(content()["sheets"])

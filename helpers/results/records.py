@@ -99,6 +99,23 @@ def load(run_id: str, results: Path | None = None) -> Record | None:
     return Record(path) if path.exists() else None
 
 
+def required(run_id: str, needed: str) -> Record:
+    """The record that a run rests on.
+
+    Raises:
+        RecordError: it is not there yet.
+    """
+    record = load(needed)
+    if record is None:
+        raise RecordError(f"{run_id} rests on {needed}, which has no record yet; first: python -m helpers train {needed}")
+    return record
+
+
+def version(path: Path) -> int | None:
+    """What tells one file at a path from the next: the time when it was written; None where there is none."""
+    return path.stat().st_mtime_ns if path.exists() else None
+
+
 def write(path: Path, content: dict, outcome, packed_weights: bytes = b"") -> Record:
     """Write a record, its arrays and its weights: all of them or none, the JSON last.
 

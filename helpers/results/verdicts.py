@@ -10,8 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from decimal import Decimal
 
-from helpers.results import deliverables, tables
-from helpers.results.records import ON_PART, Record
+from helpers.results import deliverables, records, tables
+from helpers.results.records import ON_PART, Record, RecordError
 
 
 @dataclass(frozen=True)
@@ -128,3 +128,47 @@ def wrong_data(entry: dict, record: Record) -> str | None:
     if dataset.get("stand_in") and dataset.get("stands_for") == wanted:
         return None
     return f"made on {dataset.get('name', 'no data set')}, not on {wanted} or a stand-in that says so"
+
+
+def in_words(run_id: str, record: Record | None, source: str) -> list[str]:
+    """What is to be said of one run before it is handed in, from its record alone: lines of plain words, the verdict last.
+
+    Args:
+        run_id: asked for by a sheet, or supporting.
+        record: None where there is none.
+        source: digest of the code as it is now.
+    """
+    entry = deliverables.entry(run_id)
+    title = f"{run_id} ({entry.get('question', 'no sheet asks for it')})"
+    if record is None:
+        return [f"{title}: no record yet, it counts as missing; suite.run({run_id!r}) makes one"]
+    judged, wrong = judge(entry, record), []
+    lines = [f"{title}: {record.describe()}"]
+    for verdict in judged:
+        facts = [f"{name} {tables.number(verdict.facts[name])}" for name in ("sheet", "target", "bound") if name in verdict.facts]
+        beside = f" ({', '.join(facts)})" if facts else ""
+        lines.append(f"  {verdict.metric}: {verdict.measured}, {verdict.word}{beside}")
+        wrong += [f"{verdict.metric} is {verdict.word}"] * (verdict.passed is False)
+    wrong += out_of_order(run_id, lambda other: records.load(other, record.path.parent))
+    wrong += filter(None, [wrong_data(entry, record)])
+    if record["source"] != source or records.rests_on_another(record):
+        wrong.append(f"the code has changed since: suite.run({run_id!r}, again=True)")
+    try:
+        wrong += ["it has no arrays"] * (not record.arrays)
+    except RecordError as error:
+        wrong.append(str(error))
+    lacking = [name for name in entry.get("figures", ()) if name not in record["figures"]]
+    wrong += [f"not drawn yet: {', '.join(lacking)}"] * bool(lacking)
+    lines += [f"  to be said beside each number: {record.remark}"] * bool(record.remark)
+    lines += [f"  to mend: {sentence}" for sentence in wrong]
+    return [*lines, f"  {_all_in_all(judged, record, wrong)}"]
+
+
+def _all_in_all(judged: list[Verdict], record: Record, wrong: list[str]) -> str:
+    if wrong:
+        return "as it is, it would not pass"
+    if record.remark:
+        return "it would count in part: the remark above says why"
+    if any(verdict.passed for verdict in judged):
+        return "it would pass"
+    return "nothing here is judged by a number: a person looks at it"
