@@ -204,7 +204,7 @@ def _wrong_source(entry: dict, record: Record) -> Iterable[str]:
 
 def _mark_answer(answer_id: str, copy: Submission, facts: Mapping) -> Marked:
     entry = next(entry for entry in deliverables.answers() if entry["id"] == answer_id)
-    status, reasons, file = written.answer(entry, copy)
+    status, reasons, file = written.answer(entry, copy, facts.get("prose", {}).get(entry["notebook"], ()))
     return Marked(status, tuple(reasons), (), file)
 
 

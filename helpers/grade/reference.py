@@ -16,7 +16,7 @@ import numpy as np
 
 from helpers import settings
 from helpers.data import datasets
-from helpers.grade import declared, handout, relations, tasks
+from helpers.grade import declared, handout, relations, tasks, written
 from helpers.grade.arrays import ArraysError, read_arrays
 from helpers.grade.declared import UNKNOWN, Declared
 from helpers.grade.submission import Submission, Unreadable
@@ -35,6 +35,7 @@ def facts(root: Path = settings.PROJECT_ROOT) -> dict:
         budget, number of values a metric, seconds), ``arrays`` (name -> kind and shape), ``as_long_as_done`` (arrays with one
         row a step done) and ``relations``.
         ``datasets``: name -> known forms, each with digest and sizes.
+        ``prose``: notebook -> digests of the texts that are given in it.
         ``checks``: notebook -> what its check cells are about, see :mod:`helpers.grade.tasks`.
     """
     if (root / FILE).is_file():
@@ -65,6 +66,7 @@ def facts(root: Path = settings.PROJECT_ROOT) -> dict:
         for run_id, _, _ in same:
             runs[run_id]["relations"] = common
     return {"runs": runs, "datasets": forms,
+            "prose": {name: written.prose_of(text, _handed_out(name, text)) for name, text in sources.items()},
             "checks": {name: tasks.checks_of(text, _handed_out(name, text)) for name, text in sources.items()}}
 
 

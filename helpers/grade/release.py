@@ -11,7 +11,7 @@ import ast
 import re
 import shutil
 import tomllib
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from helpers import settings
@@ -26,6 +26,7 @@ COPIED = (".gitattributes", ".gitignore", "LICENSE", "data/README.md", "requirem
           "scripts/environment.sh")
 COMMANDS = ("build", "check", "train", "full", "status", "weights", "check-run")  # of python -m helpers, for students
 LEFT_OUT = ("code",)  # tables of deliverables.toml that are the staff's
+SAYS_SOMETHING = 24  # signs of a line that two functions do not share by chance
 _TABLE = re.compile(r"^\[\[?(\w+)", re.MULTILINE)
 
 
@@ -70,12 +71,13 @@ def write(out: Path, sheets: Sequence[str] | None = None) -> dict[str, dict[str,
         raise Unreadable(f"{out} lies within the suite's own sources: name a folder elsewhere")
     notebooks = sorted({entry["notebook"] for entry in deliverables.asked_runs() if entry["sheet"] in sheets})
     answers = {entry["id"]: entry["text"] for entry in deliverables.answers()}
+    sources = {name: (ROOT / "notebooks" / f"{name}.py").read_text(encoding="utf-8") for name in notebooks}
+    asked_for = tasks_of(sources, sheets)
     files: dict[str, bytes] = {name: (ROOT / name).read_bytes() for name in COPIED}
     files |= {name: (STUDENT / name).read_bytes() for name in ("Makefile", "pyproject.toml", "requirements-dev.txt")}
     removed, texts = {}, []
-    for name in notebooks:
-        source = (ROOT / "notebooks" / f"{name}.py").read_text(encoding="utf-8")
-        made = handout.of(name, source, deliverables.tasks(name), answers)
+    for name, source in sources.items():
+        made = handout.of(name, source, [task for task in asked_for if task["notebook"] == name], answers)
         removed[name] = dict(made.removed)
         texts.append(made.text)
         files[f"notebooks/{name}.py"] = made.text.encode()
@@ -84,10 +86,34 @@ def write(out: Path, sheets: Sequence[str] | None = None) -> dict[str, dict[str,
     main = student_commands((ROOT / "helpers" / "__main__.py").read_text(encoding="utf-8"))
     files |= {name: (ROOT / name).read_bytes() for name in reached([main, *texts])}
     files["helpers/__main__.py"] = main.encode()
-    files["README.md"] = readme(notebooks, sheets).encode()
+    files["README.md"] = readme(asked_for).encode()
     write_together({out / name: content for name, content in files.items()})
     shutil.copymode(ROOT / "scripts/environment.sh", out / "scripts/environment.sh")
     return removed
+
+
+def tasks_of(sources: Mapping[str, str], sheets: Collection[str]) -> list[dict]:
+    """The tasks of some sheets, and what would tell their solution of those of other sheets in the same notebooks.
+
+    What the other sheets ask is given, unless it shares its name or a statement with something that is asked.
+    """
+    there = {name: handout.definitions(text) for name, text in sources.items()}
+    mine = [task for task in deliverables.tasks() if task["notebook"] in sources and task["sheet"] in sheets]
+    others = [task for task in deliverables.tasks() if task["notebook"] in sources and task["sheet"] not in sheets]
+    names = {name for task in mine for name in task["names"]}
+    told = set().union(*(_statements(task, name, sources, there) for task in mine for name in task["names"]))
+    for task in others:
+        alike = [name for name in task["names"] if name in names or told & _statements(task, name, sources, there)]
+        mine += [{**task, "names": alike}] * bool(alike)
+    return mine
+
+
+def _statements(task: Mapping, name: str, sources: Mapping[str, str], there: Mapping[str, Mapping]) -> set[str]:
+    """The lines of code of what a name of a task means, without blanks, as far as they say something."""
+    definitions, lines = there[task["notebook"]], sources[task["notebook"]].split("\n")
+    blocks = [lines[slice(*handout.body_lines(definitions[found], lines))] for found in handout.functions(name, definitions)]
+    found = {re.sub(r"\s", "", line) for block in blocks for line in block}
+    return {line for line in found if len(line) > SAYS_SOMETHING and not line.startswith("#")}
 
 
 def asked_of_students(text: str, notebooks: Collection[str], sheets: Collection[str]) -> str:
@@ -102,7 +128,7 @@ def asked_of_students(text: str, notebooks: Collection[str], sheets: Collection[
             continue
         if kind == "order" and deliverables.entry(entry["run"])["notebook"] not in notebooks:
             continue
-        if kind == "answer" and entry["sheet"] not in sheets:
+        if kind in ("answer", "task") and entry["sheet"] not in sheets:
             continue
         if kind == "run" and entry["sheet"] not in sheets:
             block = re.sub(r"^question = ", "text = ", block.replace("[[run]]", "[[support]]", 1), flags=re.MULTILINE)
@@ -144,12 +170,17 @@ def _modules_in(text: str) -> set[str]:
     return {".".join(name[:length]) for name in parts for length in range(1, len(name) + 1)}
 
 
-def readme(notebooks: Sequence[str], sheets: Sequence[str]) -> str:
-    """The README of the student edition."""
+def readme(tasks: Sequence[Mapping]) -> str:
+    """The README of the student edition, with a table of its tasks."""
     rows = []
-    for name in notebooks:
+    for name in notebooks_of(tasks):
         rows += [f"\n### {name}\n\n| task | to write | what | points |\n|---|---|---|---:|"]
         rows += [f"| {task['id']} | {', '.join(f'`{part}`' for part in task['names'])} | {task['statement']} | {task['points']} |"
-                 for task in deliverables.tasks(name) if task["sheet"] in sheets]
+                 for task in tasks if task["notebook"] == name]
     template = (STUDENT / "README.md").read_text(encoding="utf-8")
-    return template.replace("TASKS", "\n".join(rows).strip("\n")).replace("FIRST", notebooks[0])
+    return template.replace("TASKS", "\n".join(rows).strip("\n")).replace("FIRST", notebooks_of(tasks)[0])
+
+
+def notebooks_of(tasks: Sequence[Mapping]) -> list[str]:
+    """The notebooks that tasks are in."""
+    return sorted({task["notebook"] for task in tasks})

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from difflib import SequenceMatcher
 
 from helpers.grade import cells as notebook_cells
@@ -37,8 +38,18 @@ def absent(copy: Submission, file: str) -> str:
     return f"{file} is not there: {looked}{cut}; hand in the folders results, figures and notebooks"
 
 
-def answer(entry: dict, copy: Submission) -> tuple[str, list[str], str]:
-    """Status, reasons and file of a written answer."""
+def prose_of(*sources: str) -> list[str]:
+    """Digests of the Markdown that sources give, answers left out: where a copy has it below a question, it answers nothing."""
+    cells = [cell for text in filter(None, sources) for cell in notebook_cells.of_source(text)]
+    return sorted({_digest(cell) for cell in cells if cell.kind == "markdown" and not _tagged(cell)})
+
+
+def _digest(cell: Cell) -> str:
+    return hashlib.sha256(" ".join(cell.source.split()).encode()).hexdigest()[:16]
+
+
+def answer(entry: dict, copy: Submission, given: Collection[str] = ()) -> tuple[str, list[str], str]:
+    """Status, reasons and file of a written answer; ``given`` are digests of the course's own texts, see :func:`prose_of`."""
     file, tag = f"notebooks/{entry['notebook']}.ipynb", f"answer:{entry['id']}"
     cells = copy.cells(entry["notebook"])
     if not cells:
@@ -48,7 +59,7 @@ def answer(entry: dict, copy: Submission) -> tuple[str, list[str], str]:
     if not cells:
         return "missing", [absent(copy, file)], ""
     file = copy.place(file)
-    found = answer_cells(cells, entry, tag)
+    found = answer_cells([cell for cell in cells if cell.kind != "markdown" or _digest(cell) not in given], entry, tag)
     if not found:
         return "missing", [f"{file} has no Markdown cell with the tag {tag} or with its question as a heading"], file
     text = "\n".join(cell.source for cell in found)

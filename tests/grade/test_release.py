@@ -154,8 +154,9 @@ def test_a_solved_release_gives_the_same_records_to_the_bit(solved, notebook, tm
 
 def saved(folder, notebook, text, ran=True):
     """Save a notebook as if its cells had been run without an error."""
-    cells = [{"cell_type": "code", "metadata": {}, "execution_count": number if ran else None, "outputs": [], "source": code}
-             for number, code in enumerate(percent.code(text), 1)]
+    cells = [{"cell_type": cell.kind, "metadata": {"tags": list(cell.tags)}, "source": cell.text,
+              **({"execution_count": number if ran else None, "outputs": []} if cell.kind == "code" else {})}
+             for number, cell in enumerate(percent.cells(text), 1)]
     (folder / "notebooks" / f"{notebook}.ipynb").write_text(json.dumps({"cells": cells, "metadata": {}}), encoding="utf-8")
 
 
@@ -186,6 +187,8 @@ def test_who_solves_only_notebook_5_is_graded_for_it(edition, solved, course, tm
     for item in items.values():
         if item.kind == "run" and item.name not in mine:
             assert (item.status, item.score) == ("missing", 0.0), item
+    for item in items.values():
+        assert item.kind != "answer" or (item.status, item.score) == ("fail", 0.0), item
     without = items["mila_p3_data_arcs_k32"]  # solved and not trained
     assert without.status == "missing" and without.share == marking.tasks.MOST
     assert "tasks pass their checks" in without.reasons[-1]
@@ -230,6 +233,15 @@ def test_a_release_of_one_sheet_has_its_notebooks(tmp_path):
     assert {entry["sheet"] for entry in asked["run"]} == {"haifa24"}
     assert "mila_p1_vae" in {entry["id"] for entry in asked["support"]} and not asked.get("answer")
     assert "calc_elbo" in (tmp_path / "haifa" / "README.md").read_text(encoding="utf-8")
+    # What other sheets ask is given, but for VAE.encode, whose one line is that of ConvVAE.encode.
+    assert set(removed["2_vae_mnist"]) == {"calc_elbo", "sample", "mit_p3_vae"} and len(removed["2_vae_mnist"]["mit_p3_vae"]) == 1
+    assert {task["id"] for task in asked["task"]} == {"calc_elbo", "sample"}
+
+
+def test_what_another_sheet_asks_is_given_unless_it_tells_a_solution(tmp_path):
+    removed = release.write(tmp_path / "two", ["berkeley24", "mila20"])
+    assert "mit_p4_chamfer" not in removed["1_vae_2d"] and "mit_p1_autoencoder" not in removed["2_vae_mnist"]
+    assert removed["2_vae_mnist"]["mit_p3_kl"][0] in removed["1_vae_2d"]["q1_loss"]  # the KL of question 1
 
 
 def test_a_release_is_written_over_nothing(tmp_path):
