@@ -155,6 +155,14 @@ class Lock:
                 os.utime(self.path)
 
 
+def remove_of(pid: int, folder: Path) -> None:
+    """Remove the locks in a folder that a process of this machine held, after it was killed."""
+    for path in folder.glob("*.lock"):
+        holder = read(path)
+        if holder is not None and (holder.machine, holder.pid) == (machine(), pid):
+            path.unlink(missing_ok=True)
+
+
 def take_turn(lock: Lock, what: str, meanwhile: Callable[[], None] | None) -> bool:
     """Take a lock, after the process that has it where there is something to do meanwhile; whether it was taken.
 

@@ -12,11 +12,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
-from helpers import settings
+from helpers import locks, settings
 from helpers.publish import notebooks
 from helpers.results import deliverables, records, tables
+
+PATIENCE_SECONDS = 20.0  # with a child that was interrupted, before it is told again
 
 
 @dataclass(frozen=True)
@@ -193,14 +196,16 @@ def _train(name: str, asked: list[str], deadline: float | None) -> bool:
 
 
 def _interrupt(process: subprocess.Popen) -> None:
-    """What Ctrl-C does, and a minute later the rest."""
-    if process.poll() is None:
-        process.send_signal(signal.SIGINT)
-    try:
-        process.wait(60)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
+    """What Ctrl-C does, again where it was not heard (an import or a destructor can swallow it), and after a minute the rest."""
+    for _ in range(3):
+        if process.poll() is None:
+            process.send_signal(signal.SIGINT)
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(PATIENCE_SECONDS)
+            return
+    process.kill()
+    process.wait()
+    locks.remove_of(process.pid, settings.checkpoint_folder())
 
 
 def register(commands) -> None:

@@ -1,6 +1,8 @@
 """The plan: what is left, how long it takes, and an end in time that loses nothing."""
 
 import json
+import signal
+import subprocess
 import sys
 import time
 
@@ -8,6 +10,7 @@ import fake_suite
 import pytest
 
 from helpers import settings
+from helpers.locks import Lock
 from helpers.publish import notebooks, planning
 from helpers.results import deliverables
 from helpers.work import definitions
@@ -173,3 +176,24 @@ def test_the_interpreter_of_the_script_is_this_one(small, tmp_path):
     small(f"Path({str(tmp_path)!r}, 'python').write_text(sys.executable)")
     planning.train_and_build()
     assert (tmp_path / "python").read_text() == sys.executable
+
+
+@pytest.mark.parametrize("deaf", [1, 99])
+def test_a_child_that_swallows_an_interrupt_is_told_again_and_leaves_no_lock(tmp_path, monkeypatch, deaf):
+    """As an import or a destructor does; a child that never listens is killed, and its lock goes with it."""
+    monkeypatch.setattr(planning, "PATIENCE_SECONDS", 0.5)
+    monkeypatch.setattr(settings, "checkpoint_folder", lambda: tmp_path)
+    script = ("import signal, sys, time\nfrom pathlib import Path\nfrom helpers.locks import Lock\n"
+              "heard = []\ndef hear(number, frame):\n    heard.append(1)\n    if len(heard) > int(sys.argv[2]):\n"
+              "        lock.release()\n        sys.exit(130)\n"
+              "signal.signal(signal.SIGINT, hear)\nlock = Lock(Path(sys.argv[1]) / 'alpha-0.lock')\nlock.take()\n"
+              "print('held', flush=True)\nwhile True:\n    time.sleep(0.01)\n")
+    command = [sys.executable, "-c", script, str(tmp_path), str(deaf)]
+    child = subprocess.Popen(command, cwd=settings.PROJECT_ROOT, stdout=subprocess.PIPE)
+    assert child.stdout.readline() == b"held\n"
+    other = Lock(tmp_path / "beta-0.lock")
+    assert other.take() is None
+    planning._interrupt(child)
+    assert child.returncode == (130 if deaf == 1 else -signal.SIGKILL)
+    assert [path.name for path in tmp_path.glob("*.lock")] == ["beta-0.lock"]
+    other.release()
