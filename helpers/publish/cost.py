@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 from helpers import settings
-from helpers.results import deliverables, records
+from helpers.results import deliverables, rates, records
 
 CORE_HOUR, GPU_HOUR = 0.05, 3.0  # dollars, round numbers of rented machines; not measured: put your own
 CLASSES = (300, 3000)  # students
@@ -28,9 +28,7 @@ def spent() -> dict[str, tuple[int, float]]:
 
 def gpu_hours() -> float:
     """Hours of one card for every run whose rate was measured on one, at its whole budget."""
-    rates = sorted((settings.PROJECT_ROOT / "benchmarks" / "results").glob("rates_*.json"))
-    rows = [row for path in rates for row in json.loads(path.read_text(encoding="utf-8"))["rows"]]
-    return sum(row["planned"] / row["updates_per_second"] for row in rows) / 3600
+    return sum({rate.run_id: rate.seconds for rate in rates.measured()}.values()) / 3600
 
 
 def grading_seconds() -> float | None:

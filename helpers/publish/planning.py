@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 
 from helpers import locks, settings
 from helpers.publish import notebooks
-from helpers.results import deliverables, records, tables
+from helpers.results import deliverables, rates, records, tables
 
 PATIENCE_SECONDS = 20.0  # with a child that was interrupted, before it is told again
 
@@ -32,6 +32,7 @@ class Task:
         state: recorded, partial (its budget was cut), stale (the code has changed since), begun (a checkpoint and no record),
             unreadable (its record is damaged) or missing.
         seconds_left: estimate of the training that is left, or None where nothing was measured that tells.
+        measured_on: the device whose rate that is, where it is of another kind than this machine's.
     """
 
     notebook: str
@@ -39,6 +40,7 @@ class Task:
     record: records.Record | None
     state: str
     seconds_left: float | None
+    measured_on: str = ""
 
     @property
     def budget(self) -> str:
@@ -54,9 +56,9 @@ class Task:
         """The estimate in words."""
         if self.seconds_left is None:
             return "not measured"
-        if self.seconds_left <= 0:
+        if self.seconds_left < 0.5:
             return ""
-        return f"about {duration(self.seconds_left)}"
+        return f"about {duration(self.seconds_left)}" + (f" on {self.measured_on}" if self.measured_on else "")
 
 
 def duration(seconds: float) -> str:
@@ -87,8 +89,19 @@ def _task(entry: dict, there: dict[str, records.Record | None]) -> Task:
     begun = any(settings.checkpoint_folder().glob(f"{run_id}-*.pt"))
     if record is not None:
         spent = record["seconds"] if begun or record.complete else 0.0  # a cut run goes on from its checkpoint or begins anew
-        return Task(entry["notebook"], run_id, record, records.state(record), _whole_seconds(record) - spent)
-    return Task(entry["notebook"], run_id, None, "begun" if begun else "missing", None)
+        device = record["environment"]["device"]
+        return Task(entry["notebook"], run_id, record, records.state(record), _whole_seconds(record) - spent, _elsewhere(device))
+    state, rate = "begun" if begun else "missing", rates.of(run_id, settings.environment()["device"])
+    if rate is None:
+        return Task(entry["notebook"], run_id, None, state, None)
+    return Task(entry["notebook"], run_id, None, state, rate.seconds, _elsewhere(rate.card))
+
+
+def _elsewhere(device: str) -> str:
+    """The name of a device that a time was measured on; empty where this machine's is of that kind."""
+    here = settings.environment()["device"]
+    both_cpus = device.startswith("CPU") and here.startswith("CPU")
+    return "" if both_cpus or device == here else device.partition(",")[0]
 
 
 def _whole_seconds(record: records.Record) -> float:

@@ -16,7 +16,7 @@ from helpers import settings
 from helpers.results import deliverables, records
 from helpers.results.records import Record, RecordError
 from helpers.suite import Suite
-from helpers.work import seeds
+from helpers.work import memory, seeds
 from helpers.work.definitions import UnknownRun, declaration, notebook_of
 
 PROBE_SECONDS = 20.0  # of training, to measure a rate before an even share of time is planned
@@ -38,6 +38,7 @@ def register(commands) -> None:
 def train(arguments: argparse.Namespace) -> int:
     """Train runs by their ids; a run whose budget was cut goes on, one that has a record of the present code is left."""
     run_ids = in_order(expand(arguments.run))
+    memory.check(run_ids)
     if arguments.even:
         return train_evenly(run_ids, arguments.minutes)
     if arguments.minutes:

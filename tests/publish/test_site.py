@@ -67,7 +67,7 @@ def lively(folder: Path) -> torch.nn.Module:
     }, config={"metric": "jsd", "regulariser": HOSTILE}, facts={"evaluated": ["jsd_test", "fid_smallnet"]},
         budget={"done": 3000, "planned": 100000})
     model, path = decoder(), folder / "results" / f"{PLANE}.safetensors"
-    path.write_bytes(weights.pack({"model": model}))
+    path.write_bytes(weights.pack({"decoder": model.decoder}))
     write_arrays(folder, PLANE, {
         "codes": generator.normal(size=(500, 2)).astype(np.float16), "labels": generator.integers(0, 10, 500).astype(np.uint8),
         "grid_codes": generator.normal(size=(64, 2)).astype(np.float32),

@@ -49,10 +49,10 @@ def decoder(record: Record) -> list[dict] | None:
         return None
     if models is None:
         return None
-    state = models["model"]
-    numbers = sorted({int(key.split(".")[1]) for key in state if key.startswith("decoder.")})
+    state = models["decoder"]
+    numbers = sorted({int(key.split(".")[0]) for key in state})
     layers = []
     for number in numbers:
-        weight, bias = (state[f"decoder.{number}.{part}"].numpy() for part in ("weight", "bias"))
+        weight, bias = (state[f"{number}.{part}"].numpy() for part in ("weight", "bias"))
         layers.append({"shape": list(weight.shape), "weight": packed(weight.astype("<f2")), "bias": packed(bias.astype("<f2"))})
     return layers
