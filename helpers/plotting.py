@@ -32,6 +32,7 @@ COLOURS = (BLUE, VERMILION, GREEN, ORANGE, PURPLE, SKY, YELLOW, BLACK)
 DIGIT_COLOURS = plt.get_cmap("tab10").colors  # ten classes need ten colours
 DENSITY_MAP = "cividis"
 MOST_COLOURS = 4096  # of a plot, edges of letters and lines included; photographs have more
+MOST_ERROR = 6.0  # of 255, root mean square: what a palette may change of a photograph; it is not seen at the size shown
 TIME_MAP = matplotlib.colors.ListedColormap(plt.get_cmap("Blues")(np.linspace(0.5, 1.0, 256)), name="time")  # nothing pale
 
 plt.rcParams.update({
@@ -53,22 +54,25 @@ def show(figure: Figure) -> io.BytesIO:
     drawn = io.BytesIO()
     figure.savefig(drawn, format="png", metadata={"Software": None})
     plt.close(figure)
-    drawn = _packed(drawn)
-    _show_in_notebook(drawn, round(100 * figure.get_figwidth()))
-    return drawn
+    packed = _packed(drawn)
+    _show_in_notebook(drawn, packed, round(100 * figure.get_figwidth()))
+    return packed
 
 
 def _packed(drawn: io.BytesIO) -> io.BytesIO:
-    """A PNG with a palette where that looks the same: plots have few colours; a picture of many is packed as it is."""
+    """A PNG with a palette where that looks the same, as it does for nearly all: a third of the size for photographs."""
     picture, packed = PIL.Image.open(drawn).convert("RGB"), io.BytesIO()
-    if picture.getcolors(MOST_COLOURS) is not None:
-        picture = picture.quantize(256, method=PIL.Image.Quantize.MEDIANCUT, dither=PIL.Image.Dither.NONE)
+    few = picture.getcolors(MOST_COLOURS) is not None
+    fitted = picture.quantize(256, method=PIL.Image.Quantize.MEDIANCUT, kmeans=0 if few else 4, dither=PIL.Image.Dither.NONE)
+    difference = np.subtract(picture, fitted.convert("RGB"), dtype=np.float32)
+    if few or np.sqrt(np.square(difference).mean()) < MOST_ERROR:
+        picture = fitted
     picture.save(packed, format="png", optimize=True)
     return packed if len(packed.getvalue()) < len(drawn.getvalue()) else drawn
 
 
-def _show_in_notebook(drawn: io.BytesIO, width: int) -> None:
-    """Show a PNG as it is, or as JPEG where that is much smaller: photographs would swell a saved notebook."""
+def _show_in_notebook(drawn: io.BytesIO, packed: io.BytesIO, width: int) -> None:
+    """Show a packed PNG, or the drawn one as JPEG where that is much smaller: photographs would swell a saved notebook."""
     try:
         from IPython import get_ipython
         from IPython.display import Image, display
@@ -78,8 +82,8 @@ def _show_in_notebook(drawn: io.BytesIO, width: int) -> None:
         return
     photograph = io.BytesIO()
     PIL.Image.open(drawn).convert("RGB").save(photograph, "jpeg", quality=80, subsampling=0)
-    smaller = 3 * len(photograph.getvalue()) < 2 * len(drawn.getvalue())
-    kind, shown = ("jpeg", photograph) if smaller else ("png", drawn)
+    smaller = 3 * len(photograph.getvalue()) < 2 * len(packed.getvalue())
+    kind, shown = ("jpeg", photograph) if smaller else ("png", packed)
     display(Image(shown.getvalue()), metadata={f"image/{kind}": {"width": width}})
 
 

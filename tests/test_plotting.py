@@ -1,5 +1,6 @@
 """Plotting: figures that are the same bytes each time, pictures in their places, and what a notebook embeds."""
 
+import io
 import os
 import subprocess
 import sys
@@ -8,6 +9,7 @@ import IPython
 import IPython.display
 import matplotlib.pyplot as plt
 import numpy as np
+import PIL.Image
 import pytest
 
 from helpers import plotting, settings
@@ -69,6 +71,19 @@ def test_a_notebook_gets_a_drawing_as_it_is_and_a_photograph_small(tmp_path, sho
     assert (tmp_path / "photograph.png").read_bytes().startswith(b"\x89PNG")
     assert photograph_metadata == {"image/jpeg": {"width": 200}}
     assert 3 * len(photograph) < 2 * (tmp_path / "photograph.png").stat().st_size
+
+
+@pytest.mark.parametrize(("spread", "mode"), [(0.02, "P"), (1.0, "RGB")])
+def test_a_photograph_gets_a_palette_only_where_it_looks_the_same(spread, mode):
+    generator = np.random.default_rng(0)
+    colours = np.linspace(0, 1 - spread, 40)[:, None, None] + generator.uniform(0, spread, (40, 40, 3))
+    drawn = io.BytesIO()
+    PIL.Image.fromarray((255 * colours).astype(np.uint8)).resize((160, 160), PIL.Image.Resampling.BICUBIC).save(drawn, "png")
+    before, after = PIL.Image.open(drawn), PIL.Image.open(plotting._packed(drawn))
+    assert after.mode == mode
+    difference = np.subtract(before.convert("RGB"), after.convert("RGB"), dtype=np.float64)
+    assert (difference == 0).all() == (mode == "RGB")
+    assert np.sqrt((difference**2).mean()) < plotting.MOST_ERROR
 
 
 def test_tiles_stand_row_by_row_with_a_gap():
