@@ -7,7 +7,7 @@ import json
 import os
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,7 +51,7 @@ def students(folder: Path) -> list[Student]:
     return [Student(name if names.count(name) == 1 else path.name, path) for name, path in zip(names, places, strict=True)]
 
 
-def grade_class(arguments, facts: Path) -> int:
+def grade_class(arguments, facts: Path, sheets: Collection[str] = ()) -> int:
     """Mark a class and write its tables; the exit status is 0 whatever the marks are."""
     folder = Path(arguments.class_folder)
     if not arguments.csv:
@@ -63,7 +63,8 @@ def grade_class(arguments, facts: Path) -> int:
     marked: dict[str, list[Item]] = {}
     formats.lenient_console()
     started = time.perf_counter()
-    for student, items, again in mark_class(everyone, facts, target.with_suffix(".parts"), max(1, arguments.jobs), pages):
+    parts, jobs = target.with_suffix(".parts"), max(1, arguments.jobs)
+    for student, items, again in mark_class(everyone, facts, parts, jobs, pages, sheets):
         marked[student.name] = items
         earned, possible, by_hand = formats.points(items)
         how = "" if again else ", marked before"
@@ -78,8 +79,8 @@ def grade_class(arguments, facts: Path) -> int:
     return 0
 
 
-def mark_class(everyone: Iterable[Student], facts: Path, parts: Path, jobs: int, pages: Path | None = None
-               ) -> Iterator[tuple[Student, list[Item], bool]]:
+def mark_class(everyone: Iterable[Student], facts: Path, parts: Path, jobs: int, pages: Path | None = None,
+               sheets: Collection[str] = ()) -> Iterator[tuple[Student, list[Item], bool]]:
     """Mark every student, several at a time; what was marked before and has not changed since is read.
 
     Args:
@@ -88,6 +89,7 @@ def mark_class(everyone: Iterable[Student], facts: Path, parts: Path, jobs: int,
         parts: a folder for the marks of each student.
         jobs: how many at a time.
         pages: a folder for feedback pages, if they are wanted.
+        sheets: as in :func:`helpers.grade.marking.plan`.
 
     Yields:
         Student, items, and whether they were marked anew.
@@ -96,7 +98,7 @@ def mark_class(everyone: Iterable[Student], facts: Path, parts: Path, jobs: int,
         known = Path(folder) / reference.FILE
         known.write_text(reference.to_json(reference.facts(facts)) if facts.is_dir() else facts.read_text(encoding="utf-8"),
                          encoding="utf-8")
-        version = _version(known)
+        version = _version(known, sheets)
 
         def one(student: Student) -> tuple[Student, list[Item], bool]:
             part = parts / f"{student.file_name}.json"
@@ -105,7 +107,7 @@ def mark_class(everyone: Iterable[Student], facts: Path, parts: Path, jobs: int,
             before = _read_part(part, fingerprint)
             if before is not None and (page is None or page.is_file()):
                 return student, before, False
-            items = limits.mark(student.place, known, page=page)
+            items = limits.mark(student.place, known, page=page, sheets=sheets)
             content = {"fingerprint": fingerprint, "items": [limits.to_dict(item) for item in items]}
             formats.write(part, json.dumps(content))
             return student, items, True
@@ -119,9 +121,9 @@ def mark_class(everyone: Iterable[Student], facts: Path, parts: Path, jobs: int,
                 pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _version(facts: Path) -> str:
-    """A digest of what the marks depend on beside the copy: the grade's code, the deliverables, the facts."""
-    digest = hashlib.sha256(facts.read_bytes())
+def _version(facts: Path, sheets: Collection[str]) -> str:
+    """A digest of what the marks depend on beside the copy: the grade's code, the deliverables, the facts, the sheets."""
+    digest = hashlib.sha256(facts.read_bytes() + ",".join(sorted(sheets)).encode())
     for path in sorted((settings.PROJECT_ROOT / "helpers").rglob("*.py")):
         digest.update(path.read_bytes())
     digest.update((settings.PROJECT_ROOT / "deliverables.toml").read_bytes())

@@ -7,6 +7,7 @@ from pathlib import Path
 from helpers import settings
 from helpers.grade import classes, formats, limits, marking
 from helpers.grade.submission import Submission, Unreadable
+from helpers.results import deliverables
 
 
 def register(commands) -> None:
@@ -14,6 +15,7 @@ def register(commands) -> None:
     command = commands.add_parser("grade", help=grade.__doc__)
     command.add_argument("folder", nargs="?", help="another copy of the suite: a folder, zip or notebook; this one by default")
     command.add_argument("--class", dest="class_folder", metavar="FOLDER", help="mark every folder, zip and notebook in it")
+    command.add_argument("--sheet", metavar="NAME,...", help=f"of {', '.join(deliverables.sheets())}; all by default")
     command.add_argument("--jobs", type=int, default=1, metavar="N", help="copies of a class that are marked at a time")
     command.add_argument("--reference", metavar="FILE", help="mark against reference.json or another suite's folder")
     command.add_argument("--html", metavar="PATH", help="write the feedback page (for a class: a folder of pages)")
@@ -27,17 +29,18 @@ def grade(arguments) -> int:
     facts = Path(arguments.reference) if arguments.reference else settings.PROJECT_ROOT
     if not facts.exists():
         raise Unreadable(f"{facts} is not there")
+    sheets = marking.sheets_named(arguments.sheet)
     if arguments.class_folder:
-        return classes.grade_class(arguments, facts)
+        return classes.grade_class(arguments, facts, sheets)
     page = Path(arguments.html) if arguments.html else None
     if arguments.folder:
         place = Path(arguments.folder)
         _refuse_its_own_helpers(place)
         if not place.exists():
             raise Unreadable(f"{place} is not there")
-        items = limits.mark(place, facts, page=page)
+        items = limits.mark(place, facts, page=page, sheets=sheets)
     else:
-        items = marking.mark(Submission.this_suite())
+        items = marking.mark(Submission.this_suite(), sheets=sheets)
     for name, write in formats.WRITERS.items():
         if getattr(arguments, name):
             write(items, Path(getattr(arguments, name)))

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -30,7 +30,7 @@ MOST_OUTPUT = 32 * 2**20  # bytes of marks that are read from a child
 
 
 def mark(place: Path, facts: Path, *, page: Path | None = None, seconds: float = SECONDS,
-         megabytes: int = MEGABYTES) -> list[Item]:
+         megabytes: int = MEGABYTES, sheets: Collection[str] = ()) -> list[Item]:
     """Mark a folder, zip or notebook in a process of its own.
 
     Args:
@@ -39,18 +39,19 @@ def mark(place: Path, facts: Path, *, page: Path | None = None, seconds: float =
         page: where the feedback page is to be written, if anywhere.
         seconds: of time.
         megabytes: of memory, 2^20 bytes each.
+        sheets: as in :func:`helpers.grade.marking.plan`.
 
     Returns:
-        Every item; those that the limits kept from being marked are failed with that reason.
+        Every item of the sheets; those that the limits kept from being marked are failed with that reason.
     """
     with tempfile.TemporaryDirectory(prefix="grade-") as folder:
         results, known = Path(folder) / "items.jsonl", Path(folder) / reference.FILE
         known.write_text(reference.to_json(reference.facts(facts)) if facts.is_dir() else facts.read_text(encoding="utf-8"),
                          encoding="utf-8")
         words = [sys.executable, "-m", "helpers.grade.limits", str(place.resolve()), str(known), str(results),
-                 str(seconds), str(megabytes), str(page.resolve()) if page else ""]
+                 str(seconds), str(megabytes), str(page.resolve()) if page else "", ",".join(sheets)]
         ending = _run(words, folder, seconds, megabytes)
-        return _collected(results, ending)
+        return _collected(results, ending, sheets)
 
 
 def _run(words: list[str], folder: str, seconds: float, megabytes: int) -> str:
@@ -85,7 +86,7 @@ def _stop(child: subprocess.Popen) -> None:
     child.communicate()
 
 
-def _collected(results: Path, ending: str) -> list[Item]:
+def _collected(results: Path, ending: str, sheets: Collection[str]) -> list[Item]:
     """The items that a child handed over, and the others failed with the reason of its ending."""
     content = b""
     if results.exists():
@@ -99,7 +100,7 @@ def _collected(results: Path, ending: str) -> list[Item]:
             continue  # cut off in the middle
     by_label = {item.label: item for item in marked}
     reason = ending or "it could not be marked"
-    return [by_label.get(item.label) or replace(item, status="fail", reasons=(reason,)) for item in marking.plan()]
+    return [by_label.get(item.label) or replace(item, status="fail", reasons=(reason,)) for item in marking.plan(sheets)]
 
 
 def to_dict(item: Item) -> dict:
@@ -118,17 +119,19 @@ MEMORY_SPENT = 77  # exit status of a child that ran out of memory
 
 def child(arguments: list[str]) -> int:
     """What the child does: mark, and hand over each item."""
-    place, facts, results, seconds, megabytes, page = arguments
+    place, facts, results, seconds, megabytes, page, sheets = arguments
     started = time.monotonic()
     _limit(float(seconds), int(megabytes))
     known, copy, items = reference.read(Path(facts)), None, []
+    asked = marking.plan(marking.sheets_named(sheets or None))
     with open(results, "w", encoding="utf-8") as stream:
         try:
             copy = packages.open_copy(Path(place), Path(results).parent)
         except Unreadable as error:
-            marked = iter([replace(item, status="missing", reasons=(str(error),)) for item in marking.plan()])
+            marked = iter([replace(item, status="missing", reasons=(str(error),)) for item in asked])
         else:
-            marked = marking.mark_each(copy, known, lambda: _alarm(float(seconds) * SHARE_OF_AN_ITEM))
+            only = [item.label for item in asked]
+            marked = marking.mark_each(copy, known, lambda: _alarm(float(seconds) * SHARE_OF_AN_ITEM), only)
         for item in marked:
             items.append(item)
             stream.write(json.dumps(to_dict(item)) + "\n")

@@ -6,7 +6,7 @@ each other, with ``deliverables.toml`` and with the suite's own facts (:mod:`hel
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 
@@ -81,25 +81,43 @@ class Marked:
     origin: str = ""
 
 
-def plan() -> list[Item]:
-    """Every item in the order of the sheets, then the notebooks, not marked yet."""
+def plan(sheets: Collection[str] = ()) -> list[Item]:
+    """Every item in the order of the sheets, then their notebooks, not marked yet.
+
+    Args:
+        sheets: short names of those that count; all by default.
+    """
+    order = [name for name in deliverables.sheets() if name in sheets or not sheets]
     entries = [("run", entry, entry["question"]) for entry in deliverables.asked_runs()]
     entries += [("answer", entry, entry["text"]) for entry in deliverables.answers()]
-    order = deliverables.sheets()
-    entries.sort(key=lambda item: order.index(item[1]["sheet"]))
-    entries += [("notebook", {"id": name}, "the executed notebook") for name in reference.notebooks()]
+    entries = sorted((item for item in entries if item[1]["sheet"] in order), key=lambda item: order.index(item[1]["sheet"]))
+    entries += [("notebook", {"id": name}, "the executed notebook") for name in reference.notebooks(order)]
     return [Item(kind, entry["id"], entry.get("sheet", ""), question, float(entry.get("points", WEIGHTS[kind])),
                  "points" not in entry, "fail", ("not marked",)) for kind, entry, question in entries]
 
 
-def mark(copy: Submission, facts: Mapping | None = None) -> list[Item]:
+def sheets_named(text: str | None) -> list[str]:
+    """The sheets in a list of short names with commas between them; none for no text, which means all.
+
+    Raises:
+        Unreadable: there is no such sheet; the message names those that there are.
+    """
+    names = [name.strip() for name in text.split(",")] if text is not None else []
+    if unknown := [name for name in names if name not in deliverables.sheets()]:
+        raise Unreadable(f"there is no sheet {', '.join(map(repr, unknown))}; the sheets are {', '.join(deliverables.sheets())}")
+    return names
+
+
+def mark(copy: Submission, facts: Mapping | None = None, sheets: Collection[str] = ()) -> list[Item]:
     """Mark a copy of the suite.
 
     Args:
         copy: the submission.
         facts: from :func:`helpers.grade.reference.facts`; those of this suite by default.
+        sheets: as in :func:`plan`.
     """
-    return list(mark_each(copy, reference.facts() if facts is None else facts))
+    only = [item.label for item in plan(sheets)]
+    return list(mark_each(copy, reference.facts() if facts is None else facts, only=only))
 
 
 def mark_each(copy: Submission, facts: Mapping, guard: Callable[[], AbstractContextManager] = nullcontext,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -78,9 +78,9 @@ def _handed_out(notebook: str, source: str) -> str:
         return ""
 
 
-def notebooks() -> list[str]:
-    """The notebooks that the sheets' runs are in."""
-    return sorted({entry["notebook"] for entry in deliverables.asked_runs()})
+def notebooks(sheets: Collection[str] = ()) -> list[str]:
+    """The notebooks that the runs of some sheets are in; of all by default."""
+    return sorted({entry["notebook"] for entry in deliverables.asked_runs() if not sheets or entry["sheet"] in sheets})
 
 
 def _of_record(record: Record, arrays: dict[str, np.ndarray]) -> dict:

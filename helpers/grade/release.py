@@ -16,7 +16,7 @@ from pathlib import Path
 
 from helpers import settings
 from helpers.files import write_together
-from helpers.grade import handout
+from helpers.grade import handout, marking
 from helpers.grade.submission import Unreadable
 from helpers.results import deliverables
 
@@ -40,22 +40,19 @@ def register(commands) -> None:
 
 def release(arguments) -> int:
     """Write the student edition: tasks without bodies, questions without answers, no results."""
-    sheets = arguments.sheet.split(",") if arguments.sheet else deliverables.sheets()
-    if unknown := [name for name in sheets if name not in deliverables.sheets()]:
-        raise Unreadable(f"there is no sheet {', '.join(unknown)}; the sheets are {', '.join(deliverables.sheets())}")
-    removed = write(Path(arguments.out), sheets)
+    removed = write(Path(arguments.out), marking.sheets_named(arguments.sheet))
     tasks = sum(map(len, removed.values()))
     lines = sum(len(code) for notebook in removed.values() for code in notebook.values())
     print(f"{arguments.out}: {len(removed)} notebooks, {tasks} tasks, {lines:,} lines of code left out")
     return 0
 
 
-def write(out: Path, sheets: Sequence[str] | None = None) -> dict[str, dict[str, tuple[str, ...]]]:
+def write(out: Path, sheets: Sequence[str] = ()) -> dict[str, dict[str, tuple[str, ...]]]:
     """Write the student edition into a folder.
 
     Args:
         out: does not exist, or is empty.
-        sheets: short names; notebooks without a run of theirs are left out.
+        sheets: short names, all by default; notebooks without a run of theirs are left out.
 
     Returns:
         What was left out: notebook -> task -> lines of code.
@@ -64,12 +61,12 @@ def write(out: Path, sheets: Sequence[str] | None = None) -> dict[str, dict[str,
         Unreadable: the folder holds something, or lies in a folder of this suite that the edition is made from.
         HandoutError: a source does not fit what is said of its tasks.
     """
-    sheets = deliverables.sheets() if sheets is None else sheets
+    sheets = sheets or deliverables.sheets()
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise Unreadable(f"{out} is not an empty folder: a release is written into a new one")
     if any(out.resolve().is_relative_to(ROOT / name) for name in ("helpers", "notebooks", "data")):
         raise Unreadable(f"{out} lies within the suite's own sources: name a folder elsewhere")
-    notebooks = sorted({entry["notebook"] for entry in deliverables.asked_runs() if entry["sheet"] in sheets})
+    notebooks = marking.reference.notebooks(sheets)
     answers = {entry["id"]: entry["text"] for entry in deliverables.answers()}
     sources = {name: (ROOT / "notebooks" / f"{name}.py").read_text(encoding="utf-8") for name in notebooks}
     asked_for = tasks_of(sources, sheets)
