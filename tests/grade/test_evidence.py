@@ -1,12 +1,13 @@
 """The checks one by one, where a forgery of a whole copy would not reach them, and what RUNS says when read as text."""
 
+import hashlib
 import math
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from helpers.grade import declared, evidence, relations
+from helpers.grade import declared, evidence, origin, relations
 from helpers.grade.case import Case
 from helpers.grade.declared import UNKNOWN
 from helpers.work.seeds import pooled
@@ -24,6 +25,17 @@ def test_bits_are_nats_with_the_constant_of_the_reference():
     for forged, number in ((0.0, 0), (-0.1, 1)):
         case = Case({}, record({"neg_elbo": -700.0, "neg_elbo_bpd": -700.0 / nats + 8 + forged}), None, theirs)
         assert len(list(evidence.bits_are_nats(case))) == number
+
+
+@pytest.mark.parametrize(("digest", "said"), [("ours", False), ("theirs", True)])
+def test_a_set_that_the_suite_calls_by_two_names_is_honest_under_both(digest, said):
+    digests = {name: hashlib.sha256(name.encode()).hexdigest() for name in ("ours", "theirs")}
+    sizes = {"train": 900, "test": 100}
+    forms = {name: [{"digest": digests[at], "sizes": sizes, "stand_in": False, "stands_for": None, "note": ""}]
+             for name, at in (("two moons", "ours"), ("moons_2", "ours"), ("rings", "theirs"))}
+    data = {"name": "two moons", "digest": digests[digest], "sizes": sizes, "stand_in": False, "stands_for": None}
+    found = list(origin.data_are_named_truly(Case({}, {"dataset": data, "config": {}, "profile": "full"}, None, forms=forms)))
+    assert found == ["its data are called two moons, and their digest is that of rings"] * said
 
 
 def test_repetitions_are_pooled():
