@@ -11,7 +11,13 @@ from contextlib import suppress
 from pathlib import Path
 
 PATIENCE_SECONDS = 15.0  # with a kernel that was interrupted
-COUNTERS = Path("/proc/vmstat")  # Linux counts there how often it ended a process for lack of memory
+COUNTERS = (  # Linux counts there how often it ended a process for lack of memory: on the machine, in a container of either kind
+    (Path("/proc/vmstat"), "oom_kill"), (Path("/sys/fs/cgroup/memory.events"), "oom_kill"),
+    (Path("/sys/fs/cgroup/memory/memory.oom_control"), "oom_kill"),
+)
+KILLED = (-9, 137)  # SIGKILL, and what a shell or container makes of it
+CRASHES = ("SIGSEGV", "SIGABRT", "SIGBUS", "SIGILL", "SIGFPE")
+LESS = "Close other programs, or give it a smaller profile"
 
 
 def client(notebook, folder: Path):
@@ -25,7 +31,7 @@ def client(notebook, folder: Path):
         folder: the kernel's working folder.
 
     Returns:
-        An ``nbclient.NotebookClient``; its ``cell_begun`` is the index of the cell that it works on.
+        An ``nbclient.NotebookClient``; its ``cell_begun`` is the index of the cell in work, its ``process`` the kernel's.
     """
     from jupyter_client.kernelspec import KernelSpecManager
     from jupyter_client.manager import AsyncKernelManager
@@ -41,12 +47,12 @@ def client(notebook, folder: Path):
         notebook, timeout=None, kernel_name="python3", kernel_manager_class=OwnKernel, record_timing=False,
         resources={"metadata": {"path": str(folder)}}, extra_arguments=["--log-level=ERROR"],  # no remarks on how kernels connect
     )
-    made.cell_begun, made.stopped = 0, False
+    made.cell_begun, made.process, made.stopped = 0, None, False
 
     def begin(cell, cell_index: int) -> None:
         if made.stopped:
             raise KeyboardInterrupt
-        made.cell_begun = cell_index
+        made.cell_begun, made.process = cell_index, getattr(made.km.provisioner, "process", None)
 
     made.on_cell_start = begin
     return made
@@ -90,28 +96,42 @@ def execute(made) -> None:
 
 
 def kills() -> int | None:
-    """How many processes the system has ended for lack of memory since it started; None where it does not say."""
-    try:
-        found = re.search(r"^oom_kill (\d+)$", COUNTERS.read_text(encoding="ascii"), flags=re.MULTILINE)
-    except OSError:
-        return None
-    return int(found[1]) if found else None
+    """A count that rises when the system ends a process for lack of memory; None where it does not say."""
+    counts = []
+    for path, name in COUNTERS:
+        with suppress(OSError):
+            counts += re.findall(rf"^{name} (\d+)$", path.read_text(encoding="ascii"), flags=re.MULTILINE)
+    return sum(map(int, counts)) if counts else None
 
 
-def death(name: str, notebook, index: int, kills_before: int | None) -> str:
+def death(name: str, notebook, index: int, status: int | None, kills_before: int | None) -> str:
     """A sentence on a kernel that died: in which notebook and cell, and of what, where the system says so.
 
     Args:
         name: of the notebook.
         notebook: as nbformat reads it.
         index: of the cell in ``notebook.cells``.
+        status: of the kernel's process, negative for a signal; None where it is not known.
         kills_before: :func:`kills` from before the notebook was executed.
     """
     number = sum(cell.cell_type == "code" for cell in notebook.cells[: index + 1])
     first_line = next((line for line in notebook.cells[index].source.splitlines() if line.strip()), "")
-    after = kills()
-    if kills_before is not None and after is not None and after > kills_before:
-        cause = "out of memory: the system ended a process to get some back. Close other programs, or give it a smaller profile"
-    else:
-        cause = "something ended its process; the system does not say what. Lack of memory is the usual cause"
+    cause = _cause(status, kills_before)
     return f"{name}: the kernel died in code cell {number} ({first_line[:80]}): {cause}. Checkpoints are kept"
+
+
+def _cause(status: int | None, kills_before: int | None) -> str:
+    after = kills()
+    if status in (None, *KILLED) and kills_before is not None and after is not None and after > kills_before:
+        return f"out of memory: the system ended a process to get some back. {LESS}"
+    if status in KILLED:
+        return f"its process was killed (SIGKILL), as systems do that run out of memory; this one does not say. {LESS}"
+    if status is None:
+        return f"something ended its process; the system does not say what. Lack of memory is the usual cause. {LESS}"
+    if status >= 0:
+        return f"its process ended itself with status {status}"
+    try:
+        known = signal.Signals(-status).name
+    except ValueError:
+        known = f"signal {-status}"
+    return f"its process ended by {known}" + (", a crash in compiled code" if known in CRASHES else "")

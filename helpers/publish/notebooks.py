@@ -63,7 +63,8 @@ def build(name: str) -> Path:
     except (CellExecutionError, DeadKernelError) as error:
         write_together({settings.PROJECT_ROOT / "build" / "failed" / f"{name}.ipynb": _file(notebook)})
         died = isinstance(error, DeadKernelError)
-        message = kernels.death(name, notebook, client.cell_begun, kills) if died else f"{name} failed"
+        status = getattr(client.process, "returncode", None)
+        message = kernels.death(name, notebook, client.cell_begun, status, kills) if died else f"{name} failed"
         raise NotebookError(f"{message} (kept in build/failed/{name}.ipynb)" + ("" if died else f":\n{error}")) from error
     finally:
         for key, value in before.items():

@@ -105,12 +105,18 @@ def test_the_kernel_is_this_python_whatever_is_registered_under_its_name(small, 
     assert content["metadata"]["accelerator"] == "GPU"
 
 
-@pytest.mark.parametrize(("counts", "cause"), [([7, 8], "out of memory: the system ended"), ([7, 7], "does not say what"),
-                                               ([None, None], "does not say what")])
-def test_a_kernel_that_dies_names_notebook_and_cell_and_the_cause_where_it_is_known(small, tmp_path, monkeypatch, counts, cause):
+@pytest.mark.parametrize(("last", "counts", "cause"), [
+    ("os.kill(os.getpid(), 9)", [7, 8], "out of memory: the system ended"),
+    ("os.kill(os.getpid(), 9)", [7, 7], r"its process was killed \(SIGKILL\), as systems do that run out of memory"),
+    ("os.kill(os.getpid(), 9)", [None, None], r"killed \(SIGKILL\)"),
+    ("os._exit(137)", [7, 8], "out of memory: the system ended"),
+    ("os._exit(3)", [7, 8], "its process ended itself with status 3"),  # another program was ended meanwhile
+    ("import ctypes; ctypes.string_at(0)", [7, 7], "its process ended by SIGSEGV, a crash in compiled code"),
+])
+def test_a_kernel_that_dies_names_notebook_and_cell_and_the_cause(small, tmp_path, monkeypatch, last, counts, cause):
     numbers = iter(counts)
-    monkeypatch.setattr(kernels, "kills", lambda: next(numbers))
-    small("\n# %%\nimport os\nos.kill(os.getpid(), 9)")
+    monkeypatch.setattr(kernels, "kills", lambda: next(numbers, counts[-1]))
+    small(f"\n# %%\nimport os\n{last}")
     monkeypatch.setattr(settings, "PROJECT_ROOT", tmp_path)
     with pytest.raises(NotebookError, match=rf"^9_small: the kernel died in code cell 3 \(import os\): .*{cause}"):
         notebooks.build("9_small")
@@ -118,10 +124,15 @@ def test_a_kernel_that_dies_names_notebook_and_cell_and_the_cause_where_it_is_kn
 
 
 def test_kills_are_read_from_where_the_system_counts_them(tmp_path, monkeypatch):
-    monkeypatch.setattr(kernels, "COUNTERS", tmp_path / "vmstat")
+    machine, container = tmp_path / "vmstat", tmp_path / "memory.events"
+    monkeypatch.setattr(kernels, "COUNTERS", ((machine, "oom_kill"), (container, "oom_kill")))
     assert kernels.kills() is None
-    (tmp_path / "vmstat").write_text("pgfault 12\noom_kill 3\n")
-    assert kernels.kills() == 3
+    container.write_text("low 0\noom 4\noom_kill 2\noom_group_kill 9\n")
+    assert kernels.kills() == 2
+    machine.write_text("pgfault 12\noom_kill 3\n")
+    before = kernels.kills()
+    container.write_text("low 0\noom 4\noom_kill 3\noom_group_kill 9\n")
+    assert kernels.kills() > before
 
 
 @pytest.mark.slow
