@@ -15,3 +15,10 @@ if [ -z "$python" ]; then
 fi
 "$python" -m venv "$base/venv"
 "$base/venv/bin/pip" install --quiet "numpy>=1.26" "pillow>=10"
+
+# Where the course chose that notebooks are run again: what their cells need, and what runs them as another user.
+if [ -f "$base/source/requirements.txt" ]; then
+    "$base/venv/bin/pip" install --quiet --extra-index-url https://download.pytorch.org/whl/cpu -r "$base/source/requirements.txt"
+    if ! command -v unshare >/dev/null || ! command -v setpriv >/dev/null; then apt-get update && apt-get install -y util-linux; fi
+    chmod -R go+rX "$base/venv"
+fi

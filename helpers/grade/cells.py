@@ -13,6 +13,7 @@ from helpers.publish import percent
 from helpers.results.digests import canonical
 
 MOST_CELLS, MOST_NODES, DEEPEST = 2_000, 200_000, 100
+LONGEST_ERROR = 200  # signs
 MAGIC = re.compile(r"^(\s*)(?:%|!|\?)")
 KEPT_CELL_MAGICS = ("%%time", "%%timeit", "%%capture", "%%prun")  # their body runs in the notebook itself
 
@@ -69,7 +70,7 @@ def _output(output: dict) -> Iterable[tuple[str, str]]:
     if kind == "stream":
         yield str(output["name"]), _joined(output["text"])
     elif kind == "error":
-        yield "error", str(output.get("ename", ""))
+        yield "error", f"{output.get('ename', '')}: {output.get('evalue', '')}"[:LONGEST_ERROR].rstrip(": ")
     else:
         for name, value in output.get("data", {}).items():
             if str(name).startswith("text/"):

@@ -98,8 +98,8 @@ def leaderboard(items: Iterable[Item]) -> list[dict]:
     return board
 
 
-def write_gradescope(items: Sequence[Item], path: Path) -> None:
-    """Gradescope's ``results.json``: one test an item; what a person marks has no score."""
+def write_gradescope(items: Sequence[Item], path: Path, note: str = "") -> None:
+    """Gradescope's ``results.json``: one test an item; what a person marks has no score. ``note`` stands below the totals."""
     tests = []
     for number, item in enumerate(items, 1):
         test = {"name": clean(f"{item.label}: {item.question}"), "number": str(number), "max_score": item.points,
@@ -111,7 +111,8 @@ def write_gradescope(items: Sequence[Item], path: Path) -> None:
         else:
             test |= {"score": item.score, "status": "passed" if item.status == "pass" else "failed"}
         tests.append(test)
-    content = {"score": points(items)[0], "output": totals(items), "output_format": "text", "visibility": "visible",
+    said = "\n".join(filter(None, [totals(items), clean(note, 1000)]))
+    content = {"score": points(items)[0], "output": said, "output_format": "text", "visibility": "visible",
                "stdout_visibility": "hidden", "tests": tests, "leaderboard": leaderboard(items)}
     write(path, json.dumps(content, indent=1, allow_nan=False) + "\n")
 

@@ -131,13 +131,13 @@ def child(arguments: list[str]) -> int:
             marked = iter([replace(item, status="missing", reasons=(str(error),)) for item in asked])
         else:
             only = [item.label for item in asked]
-            marked = marking.mark_each(copy, known, lambda: _alarm(float(seconds) * SHARE_OF_AN_ITEM), only)
+            marked = marking.mark_each(copy, known, lambda: alarm(float(seconds) * SHARE_OF_AN_ITEM), only)
         for item in marked:
             items.append(item)
             stream.write(json.dumps(to_dict(item)) + "\n")
             stream.flush()
     if page:
-        with _alarm(max(1.0, float(seconds) - (time.monotonic() - started) - 1.0)):
+        with alarm(max(1.0, float(seconds) - (time.monotonic() - started) - 1.0)):
             pages.write_page(items, copy, Path(page))
     return 0
 
@@ -160,7 +160,7 @@ def _limit(seconds: float, megabytes: int) -> None:
 
 
 @contextmanager
-def _alarm(seconds: float) -> Iterator[None]:
+def alarm(seconds: float) -> Iterator[None]:
     """Raise :class:`TooSlow` in what runs within, after so many seconds."""
     if not hasattr(signal, "setitimer"):
         yield

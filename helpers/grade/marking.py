@@ -160,10 +160,13 @@ def _mark_run(run_id: str, copy: Submission, facts: Mapping) -> Marked:
     if record is None:
         judged = tuple(verdicts.judge(entry, None))
         share, reasons = tasks.credit(run_id, entry["notebook"], copy, facts)
-        return Marked("missing", (written.absent(copy, file), *reasons), judged, "", share or None)
+        failed, _ = tasks.failures(run_id, entry["notebook"], copy, facts)
+        return Marked("missing", (written.absent(copy, file), *failed, *reasons), judged, "", share or None)
     judged = tuple(verdicts.judge(entry, record))
     case, unreadable = _case(entry, record, copy, facts)
     remarks, stale = written.code_of(record, copy)
+    failed, changed = tasks.failures(run_id, entry["notebook"], copy, facts)
+    remarks = [*remarks, *changed]
     wrong = [_sentence(verdict) for verdict in judged if verdict.passed is False]
     wrong += verdicts.out_of_order(run_id, copy.record)
     wrong += [*_wrong_source(entry, record), *stale, *unreadable]
@@ -177,8 +180,11 @@ def _mark_run(run_id: str, copy: Submission, facts: Mapping) -> Marked:
     partial = [record.remark] if record.remark else []
     partial += [f"{verdict.metric} is {verdict.word}" for verdict in judged if verdict.word.startswith("measured as")]
     partial += evidence.sentences(evidence.DOUBTS, case)
-    found = Marked("fail", (*wrong, *partial), judged, copy.place(file), origin=reference.origin(record.content))
-    if wrong:
+    found = Marked("fail", (*failed, *wrong, *partial, *changed), judged, copy.place(file),
+                   origin=reference.origin(record.content))
+    if failed and not wrong:  # as without its record: handing it in costs nothing
+        return replace(found, share=tasks.credit(run_id, entry["notebook"], copy, facts)[0] or None)
+    if failed or wrong:
         return found
     measured = [verdict for verdict in judged if verdict.word.endswith(verdicts.ON_PART)]
     if partial and (measured or partial != [record.remark] or record.reduced):
@@ -228,4 +234,7 @@ def _mark_answer(answer_id: str, copy: Submission, facts: Mapping) -> Marked:
 
 def _mark_notebook(name: str, copy: Submission, facts: Mapping) -> Marked:
     status, reasons, file = written.notebook(name, copy)
+    ran = facts.get("ran", {}).get(name)
+    if ran and status != "missing":
+        status, reasons = "fail" if ran["faults"] else status, [*ran["faults"], *reasons, ran["said"]]
     return Marked(status, tuple(reasons), (), file)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ast
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from helpers.grade import cells as notebook_cells
 from helpers.grade.cells import Cell
@@ -16,6 +16,7 @@ from helpers.grade.submission import PARSING_ERRORS, Submission
 from helpers.results import deliverables
 from helpers.results.digests import canonical
 
+PASSED, NOT_RUN, CHANGED = "passed", "not run", "changed"
 MOST = 0.5  # of a run's points, for all of its tasks without its record
 
 
@@ -42,8 +43,20 @@ def _checks(source: str) -> list[dict]:
         plain = [node for node in body if not isinstance(node, (ast.FunctionDef, ast.ClassDef))]
         if any(isinstance(inner, ast.Assert) for node in plain for inner in ast.walk(node)):
             names = {inner.id for node in plain for inner in ast.walk(node) if isinstance(inner, ast.Name)}
-            found.append({"names": sorted(names & defined), "form": _form(plain)})
+            found.append({"names": sorted(names & defined), "form": form_of(cell)})
     return found
+
+
+def texts_of(source: str) -> list[dict]:
+    """The ``text`` of every check of a notebook's source, and the ``names`` of the functions that it is about."""
+    names = {check["form"]: check["names"] for check in _checks(source)}
+    cells = [cell for cell in notebook_cells.of_source(source) if cell.kind == "code" and form_of(cell) in names]
+    return [{"text": cell.source, "names": names[form_of(cell)]} for cell in cells]
+
+
+def form_of(cell: Cell) -> str:
+    """A digest of what a cell does, apart from what it defines, comments and layout."""
+    return hashlib.sha256("\n".join(map(canonical, _plain(cell))).encode()).hexdigest()[:16]
 
 
 def uses_of(source: str) -> dict[str, set[str]]:
@@ -68,17 +81,11 @@ def functions_of(function: str | None, uses: Mapping[str, set[str]]) -> list[str
 
 def credit(run_id: str, notebook: str, copy: Submission, facts: Mapping) -> tuple[float, list[str]]:
     """The share of a run's points that its functions earn without a record, and a sentence on what was found."""
-    reaches = facts["runs"].get(run_id, {}).get("functions", ())
-    checks = facts.get("checks", {}).get(notebook, ())
-    asked = set(reaches) & {name for check in checks for name in check["names"]}
-    tasks = deliverables.tasks(notebook)
-    if tasks:  # what is given is no student's work
-        asked &= {name.split(".")[0] for task in tasks for name in task["names"]}
+    asked, tasks = _asked(run_id, notebook, facts), deliverables.tasks(notebook)
     if not asked:
         return 0.0, []
-    ran = {_form(_plain(cell)) for cell in copy.cells(notebook) if _ran_well(cell)}
     written = copy.once(("written", notebook), lambda: _written(copy, notebook))
-    failed = {name for check in checks if not {check["form"], check.get("handed_out")} & ran for name in check["names"]}
+    failed = {name for check, said in _outcomes(notebook, copy, facts) if said != PASSED for name in check["names"]}
     done = sorted(name for name in asked if name in written and name not in failed)
     if not done:
         return 0.0, []
@@ -86,6 +93,54 @@ def credit(run_id: str, notebook: str, copy: Submission, facts: Mapping) -> tupl
         sentence = f"{len(done)} of {len(asked)} of its functions pass their checks: {', '.join(done[:8])}"
         return MOST * len(done) / len(asked), [sentence]
     return _by_task(tasks, asked, set(done))
+
+
+def failures(run_id: str, notebook: str, copy: Submission, facts: Mapping) -> tuple[list[str], list[str]]:
+    """What is wrong with the checks of the tasks that a run rests on, as far as these are written.
+
+    Returns:
+        Sentences on checks that ended in an error, and on those that the notebook no longer has as they were handed out.
+    """
+    asked = _asked(run_id, notebook, facts) & copy.once(("written", notebook), lambda: _written(copy, notebook))
+    failed, changed = [], []
+    for check, said in _outcomes(notebook, copy, facts) if asked else ():
+        names = sorted(set(check["names"]) & asked)
+        if names and said == CHANGED:
+            changed.append(f"{_named(names, notebook)}: the notebook has no check of it as it was handed out")
+        elif names and said not in (PASSED, NOT_RUN):
+            failed.append(f"{_named(names, notebook)}: the check fails{said}")
+    return failed, changed
+
+
+def _asked(run_id: str, notebook: str, facts: Mapping) -> set[str]:
+    """The functions and classes that a run reaches, that have a check, and that a student writes."""
+    checked = {name for check in facts.get("checks", {}).get(notebook, ()) for name in check["names"]}
+    asked = set(facts["runs"].get(run_id, {}).get("functions", ())) & checked
+    tasks = deliverables.tasks(notebook)  # what is given is no student's work
+    return asked & {name.split(".")[0] for task in tasks for name in task["names"]} if tasks else asked
+
+
+def _named(names: Sequence[str], notebook: str) -> str:
+    """The tasks that functions and classes belong to, with their names; these alone where there are no tasks."""
+    tasks = [task["id"] for task in deliverables.tasks(notebook) if {name.split(".")[0] for name in task["names"]} & set(names)]
+    return f"task {', '.join(tasks)} ({', '.join(names)})" if tasks else ", ".join(names)
+
+
+def _outcomes(notebook: str, copy: Submission, facts: Mapping) -> list[tuple[dict, str]]:
+    """Every check of a notebook with what became of it: one of the words above, or how it failed."""
+    saved: dict[str, str] = {}
+    for cell in copy.cells(notebook):
+        if cell.kind == "code":
+            errors = [text for kind, text in cell.outputs if kind == "error"]
+            saved[form_of(cell)] = NOT_RUN if cell.count is None else f": {errors[0]}" if errors else PASSED
+    again = facts.get("ran", {}).get(notebook, {}).get("checks", {})  # form -> error, from :mod:`helpers.grade.rerun`
+    found = []
+    for check in facts.get("checks", {}).get(notebook, ()):
+        forms = [form for form in (check["form"], check.get("handed_out")) if form]
+        said = next((saved[form] for form in forms if form in saved), CHANGED if saved else NOT_RUN)
+        error = next((again[form] for form in forms if form in again), "")
+        found.append((check, f" when it is run: {error}" if error else said))
+    return found
 
 
 def _by_task(tasks: Sequence[Mapping], asked: set[str], done: set[str]) -> tuple[float, list[str]]:
@@ -105,8 +160,8 @@ def _by_task(tasks: Sequence[Mapping], asked: set[str], done: set[str]) -> tuple
 
 
 def _written(copy: Submission, notebook: str) -> set[str]:
-    """The functions and classes of a saved notebook that have a body."""
-    code = copy.code(notebook, saved=True)
+    """The functions and classes of a notebook, saved or else its source, that have a body."""
+    code = copy.code(notebook, saved=True) or copy.code(notebook, saved=False)
     tree = ast.parse(code.text if code else "")
     return {node.name for node in tree.body if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and not _is_empty(node)}
 
@@ -121,10 +176,6 @@ def _is_empty(node: ast.FunctionDef | ast.ClassDef) -> bool:
     return all(value is None or isinstance(value, (ast.Pass, ast.Constant)) for value in values)
 
 
-def _ran_well(cell: Cell) -> bool:
-    return cell.kind == "code" and cell.count is not None and not any(kind == "error" for kind, _ in cell.outputs)
-
-
 def _body(cell: Cell) -> list[ast.stmt]:
     try:
         return ast.parse(notebook_cells.without_magics(cell.source)).body if cell.kind == "code" else []
@@ -135,6 +186,3 @@ def _body(cell: Cell) -> list[ast.stmt]:
 def _plain(cell: Cell) -> list[ast.stmt]:
     return [node for node in _body(cell) if not isinstance(node, (ast.FunctionDef, ast.ClassDef))]
 
-
-def _form(nodes: Iterable[ast.stmt]) -> str:
-    return hashlib.sha256("\n".join(map(canonical, nodes)).encode()).hexdigest()[:16]

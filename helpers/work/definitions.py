@@ -56,7 +56,7 @@ def definitions(name: str) -> types.ModuleType:
     """Load a notebook's imports, functions, classes, constants (UPPER_CASE) and declared runs, without its experiments."""
     path = source_path(name)
     tree = ast.parse(path.read_text(encoding="utf-8-sig"), filename=str(path))
-    tree.body = [node for node in tree.body if _defines(node)]
+    tree.body = [node for node in tree.body if defines(node)]
     module = types.ModuleType(f"notebook_{name}")
     module.__file__ = str(path)
     sys.modules[module.__name__] = module  # dataclasses and pickling look their module up
@@ -65,7 +65,8 @@ def definitions(name: str) -> types.ModuleType:
     return module
 
 
-def _defines(node: ast.stmt) -> bool:
+def defines(node: ast.stmt) -> bool:
+    """Whether a top-level statement is an import, a function, a class, a constant or a declaration of runs."""
     if isinstance(node, (ast.Import, ast.ImportFrom, ast.FunctionDef, ast.ClassDef)):
         return True
     if isinstance(node, (ast.Assign, ast.AnnAssign, ast.AugAssign)):

@@ -98,7 +98,7 @@ def test_one_slow_item_leaves_the_others_time(copy, facts, monkeypatch):
         return marking.Marked("pass")
 
     monkeypatch.setattr(marking, "_mark_run", slow)
-    items = {item.label: item for item in marking.mark_each(Submission.of(copy), facts, lambda: limits._alarm(0.2))}
+    items = {item.label: item for item in marking.mark_each(Submission.of(copy), facts, lambda: limits.alarm(0.2))}
     assert items["q1_a_dset1"].status == "fail" and "seconds to mark" in items["q1_a_dset1"].reasons[0]
     assert items["q1_a_dset2"].status == "pass"
 
