@@ -33,8 +33,8 @@ report: environment  ## report.pdf from results/ and figures/, nothing trained
 grade: environment  ## mark the saved results, figures and notebooks
 	@$(PYTHON) -m helpers --profile full grade
 
-gradescope: environment  ## pack the grade as an autograder, build/autograder.zip
-	@$(PYTHON) -m helpers gradescope
+gradescope: environment  ## pack the grade as an autograder, build/autograder.zip; SHEET=mila20 marks that, RUN=2_vae_mnist runs it
+	@$(PYTHON) -m helpers gradescope $(if $(SHEET),--sheet $(SHEET)) $(if $(RUN),--run $(RUN))
 
 readme: environment  ## write the tables of README.md from results/
 	@$(PYTHON) -m helpers readme
