@@ -286,6 +286,8 @@ class Suite:
         return quick or settings.time_budget_seconds() is not None or settings.device().type != "cpu"
 
     def _refuse_smaller(self, path: Path) -> None:
+        if path.exists() and not path.is_file():
+            raise RecordError(f"{path} is not a file, and a record is to be written there: move it away")
         try:
             there = Record(path).content.get("profile") if path.exists() else None
         except RecordError:

@@ -16,7 +16,6 @@ from pathlib import Path
 from helpers import settings
 from helpers.files import file_digest
 from helpers.grade import cells as notebook_cells
-from helpers.grade import fields
 from helpers.grade.cells import Cell, Code
 from helpers.grade.finding import Index
 from helpers.results.digests import reached, source_digest
@@ -160,13 +159,12 @@ class Submission:
             return None
         try:
             record = Record(path)
-            complaint = fields.complaint(record.content, run_id)
         except RecordError as error:
             raise Unreadable(f"results/{run_id}.json is not a readable record ({_short(error.__cause__ or error)})") from error
         except PARSING_ERRORS as error:
             raise Unreadable(f"results/{run_id}.json is not a readable record ({_short(error)})") from error
-        if complaint:
-            raise Unreadable(f"results/{run_id}.json: {complaint}")
+        if record.id != run_id:
+            raise Unreadable(f"results/{run_id}.json: its id is {record.id[:60]!r}")
         return record
 
     def digest(self, relative: str, limit: int) -> str | None:

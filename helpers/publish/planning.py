@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
@@ -33,6 +33,7 @@ class Task:
             unreadable (its record is damaged) or missing.
         seconds_left: estimate of the training that is left, or None where nothing was measured that tells.
         measured_on: the device whose rate that is, where it is of another kind than this machine's.
+        damage: what is wrong with its record, and how to mend it.
     """
 
     notebook: str
@@ -41,6 +42,7 @@ class Task:
     state: str
     seconds_left: float | None
     measured_on: str = ""
+    damage: str = ""
 
     @property
     def budget(self) -> str:
@@ -73,19 +75,26 @@ def duration(seconds: float) -> str:
 def tasks() -> list[Task]:
     """Every run that the sheets ask for, in the order of the notebooks."""
     asked = sorted(deliverables.asked_runs(), key=lambda entry: entry["notebook"])
-    there, damaged = {}, set()
-    for run_id in (entry["id"] for entry in asked):
-        try:
-            there[run_id] = records.load(run_id)
-        except records.RecordError:
-            there[run_id] = None
-            damaged.add(run_id)
-    found = [_task(entry, there) for entry in asked]
-    return [replace(task, state="unreadable") if task.run_id in damaged else task for task in found]
+    found = []
+    for entry in asked:
+        record, damage = _whole(entry["id"])
+        task = _task(entry, record)
+        found.append(replace(task, state="unreadable", damage=damage) if damage else task)
+    return found
 
 
-def _task(entry: dict, there: dict[str, records.Record | None]) -> Task:
-    run_id, record = entry["id"], there[entry["id"]]
+def _whole(run_id: str) -> tuple[records.Record | None, str]:
+    """The record of a run, or None, and the damage, a sentence where it or its arrays are there and cannot be used."""
+    try:
+        if (record := records.load(run_id)) is not None:
+            record.arrays_path()
+        return record, ""
+    except records.RecordError as error:
+        return None, str(error)
+
+
+def _task(entry: dict, record: records.Record | None) -> Task:
+    run_id = entry["id"]
     begun = any(settings.checkpoint_folder().glob(f"{run_id}-*.pt"))
     if record is not None:
         spent = record["seconds"] if begun or record.complete else 0.0  # a cut run goes on from its checkpoint or begins anew
@@ -110,10 +119,10 @@ def _whole_seconds(record: records.Record) -> float:
     return record["seconds"] * budget["planned"] / max(1, budget["done"])
 
 
-def status_rows() -> Iterator[list[str]]:
+def status_rows(found: Iterable[Task]) -> Iterator[list[str]]:
     """Rows of the table of all runs: run, state, budget, training left, metric, ours, the sheet's, the target, the bound."""
     asked = {entry["id"]: entry.get("metrics", {}) for entry in deliverables.asked_runs()}
-    for task in tasks():
+    for task in found:
         metrics = asked[task.run_id] if task.record else {}
         head = [task.run_id, task.state, task.budget, task.left]
         for name, facts in metrics.items() or [("", {})]:
@@ -143,10 +152,11 @@ def left_to_do(more: bool) -> dict[str, list[Task]]:
 
 def _supporting() -> Iterator[Task]:
     """Recorded runs that no sheet asks for and others rest upon, such as the classifier behind a distance."""
-    asked = {entry["id"] for entry in deliverables.asked_runs()}
-    for path in sorted((settings.output_folder() / "results").glob("*.json")):
-        if path.stem not in asked and (record := records.load(path.stem)) is not None:
-            yield Task(record["notebook"], record.id, record, "supporting", 0.0)
+    for entry in deliverables.supporting_runs():  # another file there is nobody's record and stops nothing
+        record, damage = _whole(entry["id"])
+        if record is not None or damage:
+            state = "unreadable" if damage else "supporting"
+            yield Task(entry["notebook"], entry["id"], record, state, None if damage else 0.0, damage=damage)
 
 
 def train_and_build(*, minutes: float | None = None, more: bool = False) -> bool:
@@ -235,7 +245,10 @@ def register(commands) -> None:
 
 def status(arguments) -> int:
     """List every run the sheets ask for: its state, its budget, what is left, and its numbers beside the sheet's."""
-    tables.show(["run", "state", "budget", "training left", "metric", "ours", *tables.KNOWN], status_rows())
+    tables.show(["run", "state", "budget", "training left", "metric", "ours", *tables.KNOWN], status_rows(found := tasks()))
+    for task in (*found, *_supporting()):
+        if task.damage:
+            print(f"{task.run_id}: {task.damage}")
     return 0
 
 

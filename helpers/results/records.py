@@ -16,7 +16,7 @@ import numpy as np
 
 from helpers import settings
 from helpers.files import file_digest, write_together
-from helpers.results import deliverables
+from helpers.results import deliverables, fields
 from helpers.results.digests import source_digest
 
 ON_PART = "on part of the data"  # real data of the sheet's set, less of it: said beside every number, as a verdict of its own
@@ -34,11 +34,15 @@ class Record:
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
+            if not path.is_file():  # opening a pipe would wait for ever
+                raise ValueError("it is not a file")
             self.content = json.loads(path.read_text(encoding="utf-8-sig"))
-            self.id, self.metrics, self.spread = (self.content[key] for key in ("id", "metrics", "spread"))
-        except (ValueError, KeyError, TypeError) as error:
+            if complaint := fields.complaint(self.content):
+                raise ValueError(complaint)
+        except (ValueError, OSError, RecursionError) as error:
             raise RecordError(f"{path} is not a readable record ({error}); move it away, or train it again with "
                               f"python -m helpers train {path.stem} --again") from error
+        self.id, self.metrics, self.spread = (self.content[key] for key in ("id", "metrics", "spread"))
 
     def __getitem__(self, key: str):
         return self.content[key]
@@ -46,12 +50,20 @@ class Record:
     @cached_property
     def arrays(self) -> dict[str, np.ndarray]:
         """The arrays saved beside the record; their digest is checked."""
-        arrays_path = self.path.with_suffix(".npz")
-        expected = self.content["arrays"]["sha256"]
-        if not arrays_path.exists() or file_digest(arrays_path) != expected:
-            raise RecordError(f"{arrays_path} is missing or not the file that {self.path.name} names (sha256 {expected})")
-        with np.load(arrays_path, allow_pickle=False) as content:
+        with np.load(self.arrays_path(), allow_pickle=False) as content:
             return dict(content)
+
+    def arrays_path(self) -> Path:
+        """Where the arrays are.
+
+        Raises:
+            RecordError: they are not there, or not the ones that the record names.
+        """
+        path, expected = self.path.with_suffix(".npz"), self.content["arrays"]["sha256"]
+        if not path.is_file() or file_digest(path) != expected:
+            raise RecordError(f"{path} is missing or not the file that {self.path.name} names (sha256 {expected}): bring it "
+                              f"back, or train it again with python -m helpers train {self.id} --again")
+        return path
 
     @property
     def complete(self) -> bool:
@@ -179,8 +191,10 @@ def longer(path: Path, budget: tuple, identical: dict, dataset: dict | None = No
     """The record at ``path``, if it is identical in the given fields, on the same data, and came further than ``budget``."""
     try:
         there = Record(path) if path.exists() else None
+        if there is not None:
+            there.arrays_path()
     except RecordError:
-        return None  # unreadable: replaced
+        return None  # damaged: replaced
     same = there and all(there[key] == value for key, value in identical.items())
     same = same and _digest(there["dataset"]) == _digest(dataset)
     return there if same and there["budget"]["unit"] == budget[2] and there["budget"]["done"] > budget[0] else None

@@ -111,6 +111,8 @@ def train_one(run_id: str, *, again: bool = False, updates: int | None = None, r
     folder = seeds.folder(root) if root else None
     try:
         record = records.load(run_id, folder)
+        if record is not None:
+            record.arrays_path()
     except RecordError:
         record, again = None, True  # damaged: replaced, since it was asked for by name
     stale = record is not None and records.state(record) == "stale"

@@ -1,6 +1,7 @@
 """The plan: what is left, how long it takes, and an end in time that loses nothing."""
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -55,7 +56,9 @@ def record(run_id, **changes):
     entry = next(entry for entry in ENTRIES if entry["id"] == run_id)
     path = settings.output_folder() / "results" / f"{run_id}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(fake_suite.record(entry, **changes)))
+    content = fake_suite.record(entry, **changes)
+    path.with_suffix(".npz").write_bytes(fake_suite.arrays_of(content))
+    path.write_text(json.dumps(content))
 
 
 def test_a_run_is_estimated_from_its_own_rate_and_from_nothing_else(small, tmp_path):
@@ -73,7 +76,7 @@ def test_a_run_is_estimated_from_its_own_rate_and_from_nothing_else(small, tmp_p
 
 def test_the_status_has_a_row_a_metric_and_one_for_a_run_without_a_record(small):
     record("thing_dset1", metrics={"loss": 1.5})
-    rows = list(planning.status_rows())
+    rows = list(planning.status_rows(planning.tasks()))
     assert rows[0] == ["thing_dset1", "stale", "780 steps", "", "loss", "1.5000", "2.0000", "1.0000", "-"]
     assert [row[1] for row in rows[1:]] == ["missing", "missing"]
 
@@ -128,6 +131,22 @@ def test_a_damaged_record_is_shown_and_trained_again(small):
     (settings.output_folder() / "results" / "other.json").write_text("{")
     assert [task.state for task in planning.tasks()] == ["stale", "stale", "unreadable"]
     assert [task.run_id for task in planning.left_to_do(more=False)["9_small"]] == ["other"]
+
+
+def test_the_status_says_what_is_damaged_and_how_to_mend_it_and_a_file_of_nobody_stops_nothing(small, capsys):
+    for entry in ENTRIES:
+        record(entry["id"])
+    results = settings.output_folder() / "results"
+    (results / "thing_dset2.npz").unlink()
+    (results / "other.npz").write_bytes(b"PK\x03\x04 cut")
+    (results / "classifier.json").write_text("{}")
+    (results / "notes of mine.json").write_text("not a record")
+    assert planning.status(None) == 0
+    shown = capsys.readouterr().out
+    for name in ("thing_dset2", "other", "classifier"):
+        assert re.search(rf"^{name}: .*train {name} --again", shown, re.MULTILINE)
+    left = [(task.run_id, task.state) for task in planning.left_to_do(more=False)["9_small"]]
+    assert left == [(name, "unreadable") for name in ("thing_dset2", "other", "classifier")]
 
 
 def test_drawn_house_numbers_count_as_none_where_the_photographs_are_asked_for(small, monkeypatch):

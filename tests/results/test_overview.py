@@ -19,9 +19,11 @@ def record(tmp_path, monkeypatch):
     monkeypatch.setenv("SUITE_OUTPUT", str(tmp_path))
 
     def write(mse=0.0373687, std=0.000592, n=3, done=9400, profile="full"):
-        content = {"id": "made", "profile": profile, "metrics": {"mse": mse}, "spread": {"mse": {"std": std, "n": n}},
+        content = {"id": "made", "profile": profile, "metrics": {"mse": mse},
+                   "spread": {"mse": {"std": std, "min": mse, "max": mse, "n": n}},
                    "budget": {"done": done, "planned": 9400, "unit": "steps"}, "dataset": None, "config": {}, "seconds": 47.0,
-                   "seeds": list(range(n)), "environment": {"device": "CPU"}}
+                   "seeds": list(range(n)), "environment": {"device": "CPU"}, "facts": {}, "figures": {},
+                   "notebook": "9_test", "function": "train", "source": "0", "arrays": {"sha256": "0"}}
         (tmp_path / "results").mkdir(exist_ok=True)
         (tmp_path / "results" / "made.json").write_text(json.dumps(content), encoding="utf-8")
         return overview.load("made")

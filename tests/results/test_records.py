@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 
+import fake_suite
 import numpy as np
 import pytest
 import torch
@@ -224,6 +225,59 @@ def test_a_damaged_record_says_what_to_do(project):
     path.write_text(path.read_text()[:40])
     with pytest.raises(RecordError, match="alpha.json is not a readable record.*train alpha --again"):
         make("alpha", train, {"value": 1.0})
+
+
+def a_folder(path):
+    path.unlink()
+    path.mkdir()
+
+
+def a_pipe(path):
+    path.unlink()
+    os.mkfifo(path)
+
+
+def a_list(path):
+    path.write_text("[3]")
+
+
+def other_signs(path):
+    path.write_bytes(path.read_text().encode("utf-16"))
+
+
+def deep(path):
+    path.write_text("[" * 100_000)
+
+
+def changed(**fields):
+    def damage(path):
+        fake_suite.edit(path, lambda content: content.update(fields))
+
+    return damage
+
+
+@pytest.mark.parametrize(("damage", "said"), [
+    (a_folder, "it is not a file"), (a_list, "wrong form"), (other_signs, ""), (deep, ""),
+    pytest.param(a_pipe, "it is not a file", marks=pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with names")),
+    (changed(budget={"done": "all", "planned": None, "unit": 3}), "budget"), (changed(environment=None), "wrong form"),
+    (changed(metrics=[1.0, 2.0]), "wrong form"), (changed(seconds="long"), "seconds"),
+    (changed(dataset={"digest": "x"}), "no name"), (changed(figures=["a.png"]), "wrong form"),
+    (changed(profile="huge"), "profile"), (changed(config=[["value", 1.0]]), "config"),
+])
+def test_every_kind_of_damage_is_one_clear_error(project, damage, said):
+    _, train, _ = project
+    path = make("alpha", train, {"value": 1.0}).path
+    damage(path)
+    with pytest.raises(RecordError, match=rf"alpha.json is not a readable record \(.*{said}.*train alpha --again"):
+        make("alpha", train, {"value": 1.0})
+
+
+def test_nothing_is_trained_where_a_folder_stands_in_the_way_of_the_record(project):
+    _, train, calls = project
+    (settings.output_folder() / "results" / "alpha.json").mkdir(parents=True)
+    with pytest.raises(RecordError, match=r"alpha.json is not a file, .*: move it away"):
+        Suite("9_test", {"alpha": run(train, full={"value": 1.0})}).run("alpha", again=True)
+    assert calls == []
 
 
 def test_arrays_that_are_not_the_records_are_refused(project):

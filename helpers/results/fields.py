@@ -1,4 +1,4 @@
-"""The fields of a record that was handed in: each is checked for its form before anything uses it."""
+"""The fields of a record: each is checked for its form before anything uses it, since files are damaged and handed in."""
 
 from __future__ import annotations
 
@@ -17,11 +17,18 @@ def is_number(value: object) -> bool:
         return False
 
 
-def complaint(content: dict, run_id: str) -> str | None:
+def complaint(content: object) -> str | None:
     """What is wrong with the fields of a record, or None."""
-    if content["id"] != run_id:
-        return f"its id is {str(content['id'])[:60]!r}"
-    for name in ("notebook", "function", "source", "profile"):
+    try:
+        return _complaint(content)
+    except KeyError as error:
+        return f"it has no {str(error.args[0])[:40]}"
+    except (TypeError, AttributeError):
+        return "a field of it has the wrong form"
+
+
+def _complaint(content: dict) -> str | None:
+    for name in ("id", "notebook", "function", "source", "profile"):
         if not isinstance(content[name], str):
             return f"{name} is not a text"
     if content["profile"] not in settings.PROFILES:
