@@ -106,9 +106,18 @@ class Record:
 
 
 def load(run_id: str, results: Path | None = None) -> Record | None:
-    """The record of a run, or None where there is none."""
+    """The record of a run, or None where there is none.
+
+    Raises:
+        RecordError: it cannot be used, or is that of another run.
+    """
     path = (results or settings.output_folder() / "results") / f"{run_id}.json"
-    return Record(path) if path.exists() else None
+    if not path.exists():
+        return None
+    record = Record(path)
+    if record.id != run_id:
+        raise RecordError(f"{path} is the record of {record.id[:60]!r}: give it that name, or move it away")
+    return record
 
 
 def required(run_id: str, needed: str) -> Record:

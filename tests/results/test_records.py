@@ -272,6 +272,14 @@ def test_every_kind_of_damage_is_one_clear_error(project, damage, said):
         make("alpha", train, {"value": 1.0})
 
 
+def test_a_record_under_another_name_is_not_that_of_the_run(project):
+    _, train, _ = project
+    path = make("alpha", train, {"value": 1.0}).path
+    path.rename(path.with_name("beta.json"))
+    with pytest.raises(RecordError, match=r"beta.json is the record of 'alpha': give it that name"):
+        records.load("beta")
+
+
 def test_nothing_is_trained_where_a_folder_stands_in_the_way_of_the_record(project):
     _, train, calls = project
     (settings.output_folder() / "results" / "alpha.json").mkdir(parents=True)
