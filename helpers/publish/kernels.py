@@ -116,11 +116,12 @@ def death(name: str, notebook, index: int, status: int | None, kills_before: int
     """
     number = sum(cell.cell_type == "code" for cell in notebook.cells[: index + 1])
     first_line = next((line for line in notebook.cells[index].source.splitlines() if line.strip()), "")
-    cause = _cause(status, kills_before)
+    cause = cause_of(status, kills_before)
     return f"{name}: the kernel died in code cell {number} ({first_line[:80]}): {cause}. Checkpoints are kept"
 
 
-def _cause(status: int | None, kills_before: int | None) -> str:
+def cause_of(status: int | None, kills_before: int | None) -> str:
+    """Of what a process died, in words; arguments as for :func:`death`."""
     after = kills()
     if status in (None, *KILLED) and kills_before is not None and after is not None and after > kills_before:
         return f"out of memory: the system ended a process to get some back. {LESS}"

@@ -16,7 +16,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from helpers import locks, settings
-from helpers.publish import notebooks
+from helpers.publish import kernels, notebooks
 from helpers.results import deliverables, rates, records, tables
 
 PATIENCE_SECONDS = 20.0  # with a child that was interrupted, before it is told again
@@ -202,7 +202,7 @@ def training_command(asked: list[str]) -> list[str]:
 
 def _train(name: str, asked: list[str], deadline: float | None) -> bool:
     """Train a notebook's runs in a process of its own, with its progress on the terminal; whether it came to its end in time."""
-    words = training_command(asked)
+    words, kills = training_command(asked), kernels.kills()
     process = subprocess.Popen(words, cwd=settings.PROJECT_ROOT, start_new_session=True)  # Ctrl-C reaches it once: from here
     try:
         status = process.wait(None if deadline is None else max(0.0, deadline - time.monotonic()))
@@ -212,6 +212,8 @@ def _train(name: str, asked: list[str], deadline: float | None) -> bool:
     except KeyboardInterrupt:
         _interrupt(process)
         raise
+    if status in kernels.KILLED or status < 0:
+        raise notebooks.NotebookError(f"the training of {name}: {kernels.cause_of(status, kills)}. Its checkpoints are kept")
     if status:
         raise notebooks.NotebookError(f"the training of {name} ended with status {status}; its message is above, its checkpoints "
                                       "are kept")

@@ -106,6 +106,15 @@ def test_the_time_of_a_sitting_is_not_a_budget_of_its_runs(small, tmp_path):
     assert (tmp_path / "minutes").read_text() == "no budget"
 
 
+@pytest.mark.parametrize(("counts", "cause"), [([4, 5], "out of memory"), ([4, 4], r"its process was killed \(SIGKILL\)")])
+def test_a_training_that_the_system_killed_is_named_with_the_cause(small, monkeypatch, counts, cause):
+    numbers = iter(counts)
+    monkeypatch.setattr(planning.kernels, "kills", lambda: next(numbers, counts[-1]))
+    small("os.kill(os.getpid(), 9)")
+    with pytest.raises(notebooks.NotebookError, match=rf"^the training of 9_small: {cause}.*Its checkpoints are kept"):
+        planning.train_and_build()
+
+
 def test_a_script_that_fails_is_an_error_that_names_it(small):
     small("raise ValueError('no')")
     with pytest.raises(notebooks.NotebookError, match="the training of 9_small ended with status 1"):
