@@ -52,6 +52,16 @@ def _interrupt(number: int, frame: object) -> None:
     raise KeyboardInterrupt
 
 
+def _reader_has_gone() -> int:
+    """What a program does whose output goes to one that has read enough, such as head: it ends, with the status of SIGPIPE."""
+    try:
+        print(flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more at its end
+        return 141
+    raise  # another pipe broke: that is a fault
+
+
 def main() -> int:
     """Parse the command line and run one command; its exit status is 2 where the message names what to mend."""
     print_anywhere()
@@ -62,7 +72,11 @@ def main() -> int:
             os.environ["SUITE_PROFILE"] = arguments.profile
         elif default := getattr(arguments, "default_profile", None):  # of commands that read what is saved, or train by name
             os.environ.setdefault("SUITE_PROFILE", default)
-        return arguments.function(arguments)
+        status = arguments.function(arguments)
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:
+        return _reader_has_gone()
     except KeyboardInterrupt:
         print("interrupted: the same command goes on from the checkpoints", file=sys.stderr)
         return 130

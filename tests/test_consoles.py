@@ -1,0 +1,51 @@
+"""Consoles without some signs, of another encoding, or whose reader has gone: no command ends in a traceback."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from helpers import settings
+
+CONSOLES = {"cp1252": {"PYTHONIOENCODING": "cp1252"}, "C": {"PYTHONIOENCODING": ""}}  # C: ASCII
+COMMANDS = [("status",), ("check",), ("colab",), ("diff", "results/q1_a_dset1.json", "results/q1_a_dset2.json"),
+            ("check-run", "q1_a_dset1"), ("readme", "--check"), ("train", "no_such_run"), ("--help",)]
+
+
+def called(*words, **variables):
+    """Process of a command at the full profile, in the locale C without Python's own switch to UTF-8."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("LC_", "SUITE_OUTPUT"))}
+    environment |= {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"} | variables
+    return subprocess.Popen([sys.executable, "-m", "helpers", "--profile", "full", *words], cwd=settings.PROJECT_ROOT,
+                            env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+
+@pytest.mark.parametrize("console", CONSOLES)
+@pytest.mark.parametrize("words", COMMANDS, ids=lambda words: words[0])
+def test_a_command_says_what_it_has_to_say(words, console):
+    process = called(*words, **CONSOLES[console])
+    output, errors = process.communicate(timeout=300)
+    assert b"Traceback" not in errors and process.returncode in (0, 1, 2)
+    assert output or b"error: there is no run" in errors
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_the_grade_writes_its_files_whatever_becomes_of_the_console(unbuffered, tmp_path):
+    files = [tmp_path / f"grade.{kind}" for kind in ("csv", "json", "html")]
+    asked = [word for path, kind in zip(files, ("csv", "gradescope", "html"), strict=True) for word in (f"--{kind}", str(path))]
+    process = called("grade", *asked, PYTHONUNBUFFERED=unbuffered)
+    process.stdout.close()  # a reader that goes at once
+    _, errors = process.communicate(timeout=300)
+    assert b"Traceback" not in errors and process.returncode == 141, errors
+    assert [path.stat().st_size > 1000 for path in files] == [True] * 3
+    assert "±" in files[2].read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("words", [("status",), ("diff", "results/q1_a_dset1.json", "results/q1_a_dset2.json")])
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_reader_that_has_read_enough_ends_a_command_quietly(words, unbuffered):
+    process = called(*words, PYTHONUNBUFFERED=unbuffered)
+    process.stdout.close()
+    _, errors = process.communicate(timeout=300)
+    assert (process.returncode, errors) == (141, b"")
