@@ -8,6 +8,7 @@ import types
 import zipfile
 from pathlib import Path
 
+import fake_suite
 import pytest
 
 from helpers import settings
@@ -153,8 +154,8 @@ def test_after_a_disconnect_the_record_on_drive_is_found_again(runtime, calls, m
 
 def measured(folder, name, seconds, done=10, device="CPU, 1 threads"):
     """A record that says how long its training took."""
-    content = {"id": name, "metrics": {}, "spread": {}, "seconds": seconds, "environment": {"device": device},
-               "budget": {"done": done, "planned": 10, "unit": "steps"}}
+    content = fake_suite.record({"id": name, "notebook": "1_one", "figures": []}, profile="smoke", seconds=seconds,
+                                environment={"device": device}, budget={"done": done, "planned": 10, "unit": "steps"})
     folder.mkdir(parents=True, exist_ok=True)
     (folder / f"{name}.json").write_text(json.dumps(content), encoding="utf-8")
 
