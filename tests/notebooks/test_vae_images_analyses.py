@@ -82,6 +82,10 @@ def test_the_number_of_channels_is_chosen_on_validation(notebook):
     for values in found.values():
         values["test_bpd"] = -values["valid_bpd"]  # the test bound plays no part
     assert notebook.best_channels(found) == 8
+    assert notebook.channels_in_words(found) == ("8 channels have the lowest validation bound, "
+                                                 "0.0500 bits per dimension below that of 4")
+    found["flow_8"]["valid_bpd"] = 3.61
+    assert notebook.channels_in_words(found) == "4 channels have the lowest validation bound"
 
 
 def test_gains_and_the_part_of_scale(notebook):
