@@ -11,17 +11,20 @@ import re
 import shutil
 import subprocess
 import time
+from io import BytesIO
 from pathlib import Path
 
 from helpers import settings
-from helpers.files import file_digest, write_atomically, write_together
+from helpers.files import file_digest, write_together
 from helpers.publish import latex
 from helpers.results import deliverables, records
 from helpers.results.records import Record
 
-MAXIMUM_WIDTH = 820  # pixels, 130 per printed inch across the page
-COLOURS = 64  # of a plot in print, edges of letters included
-WHITE_OF_A_PLOT = 0.3  # share of white pixels
+TEXT_WIDTH = 6.54  # inches, of report.tex
+PIXELS_AN_INCH = 165  # in print
+COLOURS = 48  # of a plot in print, edges of letters included
+QUALITY = 80  # of a photograph in print
+WHITE_OF_A_PLOT = 0.6  # share of white pixels
 SECONDS = 300  # a LaTeX run that takes longer is stuck
 INSTALL = "sudo apt-get install -y latexmk lmodern texlive-latex-recommended texlive-latex-extra texlive-fonts-recommended"
 
@@ -67,14 +70,30 @@ def usable_figures() -> tuple[dict[str, Path], dict[str, str]]:
     return usable, {name: reason for name, reason in gaps.items() if name not in usable}
 
 
-def prepare(figure: Path, folder: Path) -> Path:
-    """A figure for print, made once for each content: without transparency, no wider than print needs, and small.
+def shown_widths(text: str) -> dict[str, float]:
+    r"""Figure -> the greatest width, in shares of the text's, at which a LaTeX source shows it by one of its own macros."""
+    found: dict[str, float] = {}
+    single = re.findall(r"\\(?:extra)?fig(?:ure)?\{([\w.]+)\}\{(\d*\.?\d*)\\textwidth\}", text)
+    sides = [(name, "0.495") for pair in re.findall(r"\\(?:extra)?pair\{([\w.]+)\}\{([\w.]+)\}", text) for name in pair]
+    for name, width in (*single, *sides):
+        found[name] = max(found.get(name, 0.0), float(width or 1))
+    return found
 
-    A plot, most of it white paper, becomes a PNG of few colours; a picture that is full of pixels a JPEG.
+
+def prepare(figure: Path, folder: Path, width: float = 1.0) -> Path:
+    """A figure for print, made once for each content and width: without transparency, and small.
+
+    A plot, most of it white paper, becomes a PNG of few colours; pictures become a JPEG where that is smaller.
+
+    Args:
+        figure: a PNG.
+        folder: where the prepared file goes.
+        width: at which it is shown, in shares of the text's width.
     """
     from PIL import Image
 
-    stem = f"{figure.stem}-{file_digest(figure)[:12]}"
+    most = round(width * TEXT_WIDTH * PIXELS_AN_INCH)
+    stem = f"{figure.stem}-{file_digest(figure)[:12]}-{most}"
     done = [path for path in (folder / f"{stem}.png", folder / f"{stem}.jpg") if path.exists()]
     if done:
         return done[0]
@@ -82,14 +101,14 @@ def prepare(figure: Path, folder: Path) -> Path:
         image = image.convert("RGBA")
         paper = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
     white = paper.convert("L").histogram()[255] / (paper.width * paper.height)
-    if paper.width > MAXIMUM_WIDTH:
-        paper = paper.resize((MAXIMUM_WIDTH, round(paper.height * MAXIMUM_WIDTH / paper.width)), Image.Resampling.LANCZOS)
-    if white > WHITE_OF_A_PLOT:
-        paper, suffix, options = paper.quantize(COLOURS, dither=Image.Dither.NONE), "png", {"format": "png", "optimize": True}
-    else:
-        suffix, options = "jpg", {"format": "jpeg", "quality": 68, "optimize": True}
+    if paper.width > most:
+        paper = paper.resize((most, round(paper.height * most / paper.width)), Image.Resampling.LANCZOS)
+    packed = {"png": BytesIO(), "jpg": BytesIO()}
+    paper.quantize(COLOURS, dither=Image.Dither.NONE).save(packed["png"], format="png", optimize=True)
+    paper.save(packed["jpg"], format="jpeg", quality=QUALITY)
+    suffix = "png" if white > WHITE_OF_A_PLOT else min(packed, key=lambda name: packed[name].tell())
     prepared = folder / f"{stem}.{suffix}"
-    write_atomically(prepared, lambda stream: paper.save(stream, **options))
+    write_together({prepared: packed[suffix].getvalue()})
     return prepared
 
 
@@ -97,16 +116,21 @@ def write_numbers() -> Path:
     """Write ``numbers.tex`` and the prepared figures; returns the file's path."""
     folder = build_folder()
     usable, gaps = usable_figures()
-    prepared = {name: prepare(path, folder / "figures") for name, path in usable.items()}
+    mentioned = (settings.PROJECT_ROOT / "report.tex").read_text(encoding="utf-8")
+    widths = shown_widths(mentioned)
+    prepared = {name: prepare(path, folder / "figures", widths.get(name, 0.8)) for name, path in usable.items()}
     for leftover in set((folder / "figures").glob("*.*")) - set(prepared.values()):
         leftover.unlink()
     paths = {name: path.relative_to(folder).as_posix() for name, path in prepared.items()}
     path = folder / "numbers.tex"
-    mentioned = (settings.PROJECT_ROOT / "report.tex").read_text(encoding="utf-8")
-    further = {name: entry["id"] for entry in deliverables.asked_runs() if (record := find(entry["id"])) is not None
-               for name in record["figures"] if name in paths and name not in mentioned}
+    everything = (*deliverables.asked_runs(), *deliverables.supporting_runs())
+    owners = {name: entry["id"] for entry in everything if (record := find(entry["id"])) is not None
+              for name in record["figures"] if name in paths}
+    asked = {entry["id"] for entry in deliverables.asked_runs()}
+    further = {name: run_id for name, run_id in owners.items() if run_id in asked and name not in mentioned}
     appendix = latex.code_appendix(settings.PROJECT_ROOT / "notebooks")
-    write_together({folder / "code.tex": appendix.encode(), path: latex.numbers(find, is_stale, paths, gaps, further).encode()})
+    generated = latex.numbers(find, is_stale, paths, gaps, further, owners)
+    write_together({folder / "code.tex": appendix.encode(), path: generated.encode()})
     return path
 
 
