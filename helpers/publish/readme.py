@@ -8,9 +8,11 @@ from pathlib import Path
 
 from helpers import settings
 from helpers.files import write_together
-from helpers.publish import cost
+from helpers.publish import cost, wording
 from helpers.results import deliverables, records, tables, verdicts
 
+SHEETS = {"berkeley24": "Berkeley 2024", "berkeley19": "Berkeley 2019", "haifa24": "Haifa 2024", "mit24": "MIT 2024",
+          "mila20": "Mila 2020"}
 SHARES, RATES = "loop_shares", "rates"  # the benchmarks that compare nobody
 
 
@@ -95,9 +97,8 @@ def table() -> str:
 
 def short_table() -> str:
     """The runs whose number the sheet reports too, and how many runs reach what they aim at."""
-    lines = ["| run | metric | ours | sheet | verdict |", "|---|---|---:|---:|---|"]
-    judged = 0
-    reached = 0
+    lines = ["| sheet | question | result | ours | theirs | verdict |", "|---|---|---|---:|---:|---|"]
+    judged, reached = 0, 0
     for entry in deliverables.asked_runs():
         record = records.load(entry["id"], settings.PROJECT_ROOT / "results")
         verdict = None if record is None else verdicts.headline(verdicts.judge(entry, record))
@@ -105,8 +106,9 @@ def short_table() -> str:
             continue
         judged, reached = judged + 1, reached + verdict.word.startswith(("target reached", "sheet reached"))
         if "sheet" in verdict.facts and verdict.value is not None:
-            lines.append(f"| {entry['question'].split(':')[0]} | {verdict.metric} | {verdict.measured} | "
-                         f"{tables.number(verdict.facts['sheet'])} | {verdict.word} |")
+            ours, theirs = wording.with_spread(verdict.value, verdict.spread), wording.number(verdict.facts["sheet"])
+            cells = (SHEETS[entry["sheet"]], entry["title"], wording.metric(verdict.metric), ours, theirs, verdict.word)
+            lines.append(f"| {' | '.join(cells)} |")
     return "\n".join([*lines, "", f"{reached} of {judged} runs with an aim reach it."])
 
 
