@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import html
 import json
 import os
 import tempfile
@@ -74,7 +75,7 @@ def grade_class(arguments, facts: Path, sheets: Collection[str] = ()) -> int:
     shared = copied(marked, known_origins(facts))
     write_tables(marked, shared, target)
     if pages:
-        formats.write(pages / "index.html", index_page(everyone, marked))
+        formats.write(pages / "index.html", index_page(everyone, marked, shared))
     print(f"{target}: {len(everyone)} copies, {time.perf_counter() - started:.0f} s")
     return 0
 
@@ -186,13 +187,14 @@ def write_tables(marked: Mapping[str, list[Item]], shared: Mapping[tuple[str, st
     formats.write(target.with_suffix(".totals.csv"), formats.csv_text(totals))
 
 
-def index_page(everyone: Iterable[Student], marked: Mapping[str, list[Item]]) -> str:
-    """A page that links the pages of all students."""
+def index_page(everyone: Iterable[Student], marked: Mapping[str, list[Item]], shared: Mapping[tuple[str, str], list[str]]) -> str:
+    """A page for staff: it links the pages of all students and says which of them handed in the very same records."""
     from helpers.grade import pages
 
     rows = []
     for student in everyone:
         earned, possible, by_hand = formats.points(marked[student.name])
         name = pages.link(f"{student.file_name}.html", clean(student.name, 80))
-        rows.append([name, f"{earned:g} of {possible:g}", f"{by_hand:g}"])
-    return pages.page("Feedback", pages.table(["student", "points", "by a person"], rows))
+        same = [f"{label} as {', '.join(others)}" for (one, label), others in shared.items() if one == student.name]
+        rows.append([name, f"{earned:g} of {possible:g}", f"{by_hand:g}", html.escape(clean("; ".join(same), 500))])
+    return pages.page("Feedback", pages.table(["student", "points", "by a person", "the same record"], rows))

@@ -7,6 +7,7 @@ A program can forge every number; these checks find what does not fit, and ask f
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
@@ -18,6 +19,7 @@ from helpers.results import deliverables
 from helpers.work.seeds import pooled
 
 MOST_SENTENCES = 12
+NOISE_OF_A_KL = 0.02  # nats, or bits per dimension
 DIMENSIONS = (2, 28 * 28, 3 * 32 * 32)  # of the plane, of a digit, of a colour image
 
 
@@ -60,6 +62,13 @@ def bits_are_nats(case: Case) -> Iterable[str]:
             known = abs(constant - round(constant)) < 1e-5 and abs(constant) < 9
             if known and abs(bits - value / nats - round(constant)) > 1e-4:
                 yield f"{name}_bpd = {bits:.6g} is not {name} = {value:.6g} in bits per dimension"
+
+
+def divergences_are_positive(case: Case) -> Iterable[str]:
+    """No KL divergence is below zero, but for the noise of an estimate."""
+    for name, value in case.record.metrics.items():
+        if re.match(r"kl(_|$)", name) and value < -NOISE_OF_A_KL:
+            yield f"{name} = {value:.6g}: no KL divergence is below zero (look at its sign)"
 
 
 def spreads_are_possible(case: Case) -> Iterable[str]:
@@ -188,9 +197,10 @@ def figures_are_pictures(case: Case) -> Iterable[str]:
 
 Check = Callable[[Case], Iterable[str]]
 FAULTS: tuple[Check, ...] = (
-    totals_are_sums, bits_are_nats, spreads_are_possible, repeats_are_pooled, metrics_are_those_of_the_arrays,
-    arrays_are_those_needed, budget_is_real, origin.declared_as_it_is, origin.data_are_named_truly, origin.origin_is_stated,
-    origin.rests_on_what_is_there, arrays_are_its_own, figures_are_pictures,
+    totals_are_sums, bits_are_nats, divergences_are_positive, spreads_are_possible, repeats_are_pooled,
+    metrics_are_those_of_the_arrays, arrays_are_those_needed, budget_is_real, origin.declared_as_it_is,
+    origin.data_are_named_truly, origin.origin_is_stated, origin.rests_on_what_is_there, arrays_are_its_own,
+    figures_are_pictures,
 )
 DOUBTS: tuple[Check, ...] = (origin.setting_is_the_sheets, origin.data_are_known)
 

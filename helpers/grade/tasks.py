@@ -106,9 +106,9 @@ def failures(run_id: str, notebook: str, copy: Submission, facts: Mapping) -> tu
     for check, said in _outcomes(notebook, copy, facts) if asked else ():
         names = sorted(set(check["names"]) & asked)
         if names and said == CHANGED:
-            changed.append(f"{_named(names, notebook)}: the notebook has no check of it as it was handed out")
+            changed.append(f"the notebook has no check as it was handed out of {_named(names, notebook)}")
         elif names and said not in (PASSED, NOT_RUN):
-            failed.append(f"{_named(names, notebook)}: the check fails{said}")
+            failed.append(f"the check fails{said}; it is of {_named(names, notebook)}")
     return failed, changed
 
 
@@ -121,9 +121,10 @@ def _asked(run_id: str, notebook: str, facts: Mapping) -> set[str]:
 
 
 def _named(names: Sequence[str], notebook: str) -> str:
-    """The tasks that functions and classes belong to, with their names; these alone where there are no tasks."""
+    """The tasks that functions and classes belong to, and these as far as no task is called so."""
     tasks = [task["id"] for task in deliverables.tasks(notebook) if {name.split(".")[0] for name in task["names"]} & set(names)]
-    return f"task {', '.join(tasks)} ({', '.join(names)})" if tasks else ", ".join(names)
+    others = ", ".join(name for name in names if name not in tasks)
+    return f"task {', '.join(tasks)}{f' ({others})' if others else ''}" if tasks else others
 
 
 def _outcomes(notebook: str, copy: Submission, facts: Mapping) -> list[tuple[dict, str]]:

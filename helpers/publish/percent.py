@@ -47,7 +47,7 @@ def digest(text: str) -> str:
 def cells(text: str) -> list[Cell]:
     """The cells of a source text as :func:`read` gives it."""
     starts = list(CELL.finditer(text))
-    ends = [start.start() for start in starts[1:]] + [len(text)]
+    ends = [start.start() for start in starts[1:]] + [len(text)] * bool(starts)
     first = text[: starts[0].start() if starts else len(text)].strip("\n")  # what stands before the first mark is code
     return [Cell("code", (), first)] * bool(first) + [
         _cell(start, text[start.end() : end].strip("\n")) for start, end in zip(starts, ends, strict=True)]

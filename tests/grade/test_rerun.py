@@ -178,7 +178,7 @@ def test_the_packed_autograder_runs_what_the_course_chose_and_says_how(copy, tmp
     subprocess.run(["bash", str(base / "source" / "run_autograder")], env=environment, capture_output=True, check=True)
     content = json.loads((base / "results" / "results.json").read_text())
     tests = {test["name"].split(":")[0]: test for test in content["tests"]}
-    said = "task q1_loss (gaussian_nll, kl_to_standard_normal): the check fails when it is run: AssertionError"
+    said = "the check fails when it is run: AssertionError; it is of task q1_loss (gaussian_nll, kl_to_standard_normal)"
     assert said in tests["q1_a_dset1"]["output"] and tests["q1_a_dset1"]["status"] == "failed"
     assert f"(definitions and checks) as user {isolation.NOBODY}, with" in content["output"].lower()
     assert "at most 120 seconds a notebook and 4096 MB" in content["output"] and content["output"].endswith(name)
