@@ -437,7 +437,7 @@ overview.show_training(*gaussian.values())
 def draw_curves(record: Record, heading: str, unit: str) -> plt.Figure:
     """Loss curves of the shown seed with the entropy of the data as the bound."""
     arrays, bound = record.arrays, float(record.arrays["true_nll"][1])
-    figure, axis = plt.subplots(figsize=(7, 3.4))
+    figure, axis = plt.subplots(figsize=(5.2, 3.0))
     plotting.training_curves(axis, arrays["train_terms"], arrays["test_terms"],
                              arrays["test_steps"], names=("-ELBO", "recon", "KL"), bound=bound,
                              per_epoch=int(arrays["per_epoch"]), ylabel=unit,
@@ -446,7 +446,9 @@ def draw_curves(record: Record, heading: str, unit: str) -> plt.Figure:
     low, high = min(0.0, settled.min()), max(bound, settled.max())
     margin = 0.1 * (high - low)
     axis.set_ylim(low - margin, high + 2 * margin)  # the first epochs would flatten all the rest
-    axis.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    handles, labels = axis.get_legend_handles_labels()
+    axis.get_legend().remove()
+    figure.legend(handles, labels, fontsize=8, ncols=3, loc="outside lower center")
     plotting.title(figure, heading, record)
     return figure
 
@@ -462,7 +464,7 @@ def draw_points(panels: dict[str, tuple[np.ndarray, str]], heading: str,
                 record: Record) -> plt.Figure:
     """Scatter plots side by side on one square of the plane: {title: (points (N, 2), colour)}."""
     limits = square_limits(np.concatenate([points for points, _ in panels.values()]))
-    figure, axes = plt.subplots(1, len(panels), figsize=(3.2 * len(panels), 3.3), sharex=True,
+    figure, axes = plt.subplots(1, len(panels), figsize=(2.6 * len(panels), 2.8), sharex=True,
                                 sharey=True, squeeze=False)
     for axis, (name, (points, colour)) in zip(axes[0], panels.items(), strict=True):
         plotting.scatter(axis, points, colour=colour)
@@ -612,13 +614,14 @@ overview.show_training(*pair.values())
 def draw_pair(record: Record, heading: str) -> plt.Figure:
     """Data, samples with noise and samples without, on one axis."""
     arrays = record.arrays
-    figure, axis = plt.subplots(figsize=(6, 4))
+    figure, axis = plt.subplots(figsize=(4.6, 3.6))
     for key, colour, alpha, label in (
             ("data", plotting.BLACK, 0.25, "data"),
             ("with_noise", plotting.BLUE, 0.5, "samples, $x\\sim p(x|z)$"),
             ("without_noise", plotting.VERMILION, 0.9, r"without noise, $x=\mu(z)$")):
         plotting.scatter(axis, arrays[key], colour=colour, alpha=alpha, label=label)
-    axis.legend(markerscale=3, fontsize=8, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    figure.legend(*axis.get_legend_handles_labels(), markerscale=3, fontsize=8, ncols=3,
+                  columnspacing=1, handletextpad=0.2, loc="outside lower center")
     limits = square_limits(np.concatenate([arrays["data"], arrays["with_noise"]]))
     axis.set(xlabel="$x_1$", ylabel="$x_2$", **limits)
     plotting.title(figure, heading, record)
@@ -1165,7 +1168,7 @@ overview.show_training(torus, toroidal)
 # %%
 def draw_torus_curves(recorded: dict[str, Record]) -> plt.Figure:
     """Squared error and KL of the kept seed in training, one column a model."""
-    figure, axes = plt.subplots(2, len(recorded), figsize=(8, 4), sharex="col", squeeze=False)
+    figure, axes = plt.subplots(2, len(recorded), figsize=(6.4, 3.4), sharex="col", squeeze=False)
     for column, (name, record) in zip(axes.T, recorded.items(), strict=True):
         terms = record.arrays["loss"]
         steps = np.arange(len(terms)) * 10  # every tenth step is kept
@@ -1194,7 +1197,7 @@ def torus_axis(figure: plt.Figure, position: tuple[int, int, int], points: np.nd
 def draw_paths(record: Record, heading: str) -> plt.Figure:
     """The interpolated paths over the surface, and their distance to it along the way."""
     arrays = record.arrays
-    figure = plt.figure(figsize=(8, 4))
+    figure = plt.figure(figsize=(6.4, 3.4))
     heading_3d = "interpolation of 100 steps"
     axis = torus_axis(figure, (1, 2, 1), arrays["points"], heading_3d, "grey", 0.3)
     distance_axis = figure.add_subplot(1, 2, 2)
@@ -1216,7 +1219,7 @@ def draw_paths(record: Record, heading: str) -> plt.Figure:
 # %%
 curves = {"4(a): Gaussian code": torus, "4(c): two angles": toroidal}
 suite.figure(draw_torus_curves(curves), "mit_p4_train_plot.png", torus, toroidal)
-figure = plt.figure(figsize=(8, 3.6))
+figure = plt.figure(figsize=(6.4, 3.2))
 for place, key, heading, colour in (
         (1, "points", "3000 data points", plotting.BLACK),
         (2, "reconstruction", "reconstructions from the posterior means", plotting.BLUE)):

@@ -356,7 +356,7 @@ overview.show_training(autoencoder)
 # %%
 arrays = autoencoder.arrays
 epochs = arrays["steps"] / arrays["steps"][1]
-figure, axis = plt.subplots(figsize=(6.5, 3.4))
+figure, axis = plt.subplots(figsize=(5.2, 2.8))
 axis.fill_between(epochs, arrays["test_curve"].min(1), arrays["test_curve"].max(1),
                   color=plotting.BLUE, alpha=0.25, linewidth=0)
 axis.plot(epochs, arrays["test_curve"].mean(1), color=plotting.BLUE, marker="o", markersize=3,
@@ -679,7 +679,7 @@ tables.show_results(verification)
 numbers = verification.arrays["numbers"]
 exact, estimate, standard_error = verification.arrays["results"][verification["shown"]].T
 low, high = exact - 2 * standard_error, exact + 2 * standard_error
-figure, axis = plt.subplots(figsize=(12, 6))
+figure, axis = plt.subplots(figsize=(8, 3.6))
 axis.fill_between(numbers, low, high, color=plotting.SKY, alpha=0.3, linewidth=0,
                   label="two standard errors of the estimate")
 axis.plot(numbers, exact, color=plotting.BLUE, marker="o", markersize=3, label="closed form")
@@ -845,7 +845,7 @@ def vae_curves(record: Record, heading: str):
     """Both terms of the objective, on minibatches and on the test split; the course's setting."""
     arrays, per_epoch = record.arrays, int(record.arrays["steps"][1])
     train, test, course = (arrays[f"{name}_terms"] for name in ("train", "test", "course"))
-    figure, axes = plt.subplots(1, 2, figsize=(9, 3.4))
+    figure, axes = plt.subplots(1, 2, figsize=(6.4, 2.8))
     for axis, term, name, unit in zip(axes, (1, 2), ("squared error", "KL"), ("per pixel", "nats"),
                                       strict=True):
         plotting.training_curves(axis, train[:, term : term + 1], test[:, term : term + 1],
@@ -853,7 +853,7 @@ def vae_curves(record: Record, heading: str):
                                  ylabel=f"{name}, {unit}")
         axis.plot(arrays["steps"] / per_epoch, course[:, term], color=plotting.BLACK, linestyle=":",
                   label="test, course's constant rate")
-        axis.legend(fontsize=8)
+        axis.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.22), ncols=2)
     plotting.focus(axes[0], train[:, 1], test[1:, 1], course[1:, 1])
     plotting.title(figure, heading, record)
     return figure
@@ -868,7 +868,7 @@ for record, name in ((sgvb, "SGVB estimator"), (analytic, "analytic KL")):
     suite.figure(grid_figure(record, heading), f"{record.id}_grid.png", record)
 
 # %%
-figure, axes = plt.subplots(1, 3, figsize=(12, 4.4))
+figure, axes = plt.subplots(1, 3, figsize=(9.6, 3.8))
 for axis, record, name in zip(axes, (autoencoder, sgvb, analytic),
                               ("auto-encoder", "VAE, SGVB", "VAE, analytic KL"), strict=True):
     codes, labels = record.arrays["codes"].astype(np.float32), record.arrays["labels"]
@@ -1175,7 +1175,7 @@ def split_curves(axis, record: Record, term: int, name: str) -> None:
     plotting.focus(axis, train, valid[1:], margin=0.15, skip=0.15)
 
 
-figure, axis = plt.subplots(figsize=(6.5, 3.8))
+figure, axis = plt.subplots(figsize=(5.0, 3.2))
 split_curves(axis, haifa, 0, "-ELBO")
 limits = [bits_per_dimension(limit) for limit in axis.get_ylim()]
 axis.twinx().set(ylim=limits, ylabel="bits per dimension")
@@ -1183,7 +1183,7 @@ axis.figure.axes[1].grid(False)
 plotting.title(figure, "convolutional VAE: -ELBO", haifa)
 suite.figure(figure, "haifa_q1_elbo.png", haifa)
 
-figure, axes = plt.subplots(1, 2, figsize=(9, 3.6))
+figure, axes = plt.subplots(1, 2, figsize=(6.6, 3.2))
 split_curves(axes[0], haifa, 1, "-log p(x|z)")
 split_curves(axes[1], haifa, 2, "KL")
 plotting.title(figure, "convolutional VAE: both terms", haifa)
@@ -1753,7 +1753,7 @@ overview.show_training(mila)
 arrays, per_epoch = mila.arrays, int(mila.arrays["steps"][1])
 epochs = arrays["steps"] / per_epoch
 sheet_value = deliverables.entry("mila_p1_vae")["metrics"]["valid_neg_elbo"]["sheet"]
-figure, axes = plt.subplots(1, 2, figsize=(10, 3.8), width_ratios=(1.5, 1))
+figure, axes = plt.subplots(1, 2, figsize=(9, 3.4), width_ratios=(1.5, 1))
 positions, means = plotting.smoothed(arrays["train_terms"][:, 0], 200)
 axes[0].plot(positions / per_epoch, means, color=plotting.BLUE, alpha=0.35,
              label="train, minibatches")

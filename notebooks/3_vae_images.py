@@ -782,7 +782,7 @@ def heading_of(record) -> str:
 
 
 def grid_figure(
-    heading: str, *grids: tuple[str, np.ndarray], of: tuple, columns: int = 10, width: float = 2.6
+    heading: str, *grids: tuple[str, np.ndarray], of: tuple, columns: int = 10, width: float = 3.6
 ):
     """Grids of images below each other, each with a caption, and the remarks of their records.
 
@@ -795,7 +795,7 @@ def grid_figure(
     """
     pictures = [plotting.tile(images.astype(np.uint8), columns) for _, images in grids]
     heights = [width * picture.shape[0] / picture.shape[1] for picture in pictures]
-    size = (max(width, 4.6), sum(heights) + 0.45 + 0.2 * len(grids))
+    size = (width + 0.1, sum(heights) + 0.45 + 0.2 * len(grids))
     figure, axes = plt.subplots(
         len(grids), 1, figsize=size, squeeze=False, height_ratios=heights)
     for axis, picture, (caption, _) in zip(axes[:, 0], pictures, grids, strict=True):
@@ -809,7 +809,7 @@ def bound_curves(record):
     """-ELBO and its terms: minibatches pale, test images strong, validation images dashed."""
     arrays, model = record.arrays, ARCHITECTURES[record["config"]["architecture"]]
     epochs = arrays["steps"] / arrays["per_epoch"]
-    figure, axes = plt.subplots(1, 2, figsize=(7, 2.8))
+    figure, axes = plt.subplots(1, 2, figsize=(5.4, 3.0))
     for axis, terms in zip(axes, ((0, 1), tuple(range(2, len(model.term_names)))), strict=True):
         train, test = arrays["train_terms"][:, terms], arrays["test_terms"][:, terms]
         plotting.training_curves(
@@ -822,7 +822,7 @@ def bound_curves(record):
         axes[0].plot(epochs, arrays["valid_terms"][:, 0], color=plotting.BLACK, linestyle="--",
                      linewidth=0.9, label="-ELBO, validation")
     for axis in axes:
-        axis.legend(fontsize=7)
+        axis.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2)
     plotting.title(figure, heading_of(record), record)
     return figure
 
@@ -1621,7 +1621,7 @@ def split_curves(record):
     """The bound on three splits over training, its KL beside it, and minibatches, pale."""
     arrays = record.arrays
     steps, minibatches = plotting.smoothed(arrays["train_terms"], 150)
-    figure, axes = plt.subplots(1, 2, figsize=(7, 2.6))
+    figure, axes = plt.subplots(1, 2, figsize=(5.6, 2.5))
     for axis, term, label in zip(axes, (0, 2), ("bound", "KL"), strict=True):
         axis.plot(steps, minibatches[:, term], color="grey", alpha=0.4, linewidth=0.8,
                   label="minibatches")
@@ -1631,7 +1631,8 @@ def split_curves(record):
         axis.set(xlabel="updates", ylabel=f"{label}, bits per dimension")
     plotting.focus(axes[0], minibatches[:, 0], arrays["looks"][1:, :, 0], skip=0.05)
     axes[0].axvline(arrays["steps"][arrays["kept"]], color="grey", linestyle=":", label="kept")
-    axes[0].legend(fontsize=8)
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, fontsize=8, ncols=5, loc="outside lower center")
     plotting.title(figure, f"residual VAE, {PRIOR_NAMES[record.id]}", record)
     return figure
 

@@ -1399,6 +1399,11 @@ overview.show_training(*found)
 
 
 # %%
+def named(record: Record) -> str:
+    """The data set of a run, for titles."""
+    return f"data set {record.id[7]}"
+
+
 def draw_vqvae_curves(record: Record) -> plt.Figure:
     """Loss and reconstruction error against updates."""
     arrays = record.arrays
@@ -1421,7 +1426,7 @@ def draw_vqvae_curves(record: Record) -> plt.Figure:
     axis.set_yscale("log")
     axis.legend(fontsize=8)
     number = min(record["config"]["watched"], record["dataset"]["sizes"]["test"])
-    plotting.title(figure, f"{record.id}: VQ-VAE; test curve on {number:,} test images", record)
+    plotting.title(figure, f"{named(record)}: VQ-VAE; test curve on {number:,} test images", record)
     return figure
 
 
@@ -1451,7 +1456,7 @@ def draw_prior_curves(record: Record) -> plt.Figure:
     figure.colorbar(
         image, ax=board, shrink=0.8, label=f"nats; the first token {positions[0, 0]:.2f}"
     )
-    plotting.title(figure, f"{record.id}: transformer prior over the codes of a VQ-VAE", record)
+    plotting.title(figure, f"{named(record)}: transformer prior over the codes", record)
     figure.draw_without_rendering()  # the layout needs a second look at square pictures
     return figure
 
@@ -1479,7 +1484,7 @@ for record in found:
         "reconstructions": (pairs, "test images, and below them their reconstructions"),
     }
     for name, (images, heading) in pictures.items():
-        figure = plotting.image_grid(images, 10, f"{record.id}: {heading}", record, width=4.5)
+        figure = plotting.image_grid(images, 10, f"{named(record)}: {heading}", record, width=4.5)
         suite.figure(figure, f"{record.id}_{name}.png", record)
 
 # %% [markdown]
@@ -1507,7 +1512,7 @@ def draw_code_usage(record: Record) -> plt.Figure:
     patches.set_title("what each code draws alone, row by row in that order", fontsize=9)
     metrics = record.metrics
     heading = (
-        f"{record.id}: {metrics['codes_used']:.0f} of {number} codes used, perplexity "
+        f"{named(record)}: {metrics['codes_used']:.0f} of {number} codes used, perplexity "
         f"{metrics['codebook_perplexity']:.1f}"
     )
     plotting.title(figure, heading, record)
@@ -1532,7 +1537,7 @@ def draw_code_maps(record: Record, number: int = 8) -> plt.Figure:
             -0.08, 0.5, name, rotation=90, va="center", ha="right", fontsize=8,
             transform=axis.transAxes,
         )
-    heading = f"{record.id}: 64 tokens an image, similar codes in similar colours"
+    heading = f"{named(record)}: 64 tokens an image, similar codes in similar colours"
     plotting.title(figure, heading, record)
     return figure
 
@@ -1546,7 +1551,7 @@ def draw_temperatures(record: Record) -> plt.Figure:
     for axis, name, images in zip(axes.flat, names, record.arrays["tempered"], strict=True):
         plotting.show_image(axis, plotting.tile(images, 5))
         axis.set_title(name, fontsize=9)
-    plotting.title(figure, f"{record.id}: samples from the same noise", record)
+    plotting.title(figure, f"{named(record)}: samples from the same noise", record)
     return figure
 
 
@@ -1647,7 +1652,7 @@ for record in found:
         print(f"{record.id}: its weights are not here, so nothing is drawn anew")
         continue
     fresh = draw_images(*recorded_models(weights, record["config"]), 20, seed=7)
-    heading = f"{record.id}: new samples, from the saved weights"
+    heading = f"{named(record)}: new samples, from the saved weights"
     plotting.show(plotting.image_grid(fresh, 10, heading, record, width=4.5))
 
 # %% [markdown]
@@ -1734,7 +1739,7 @@ def draw_comparison(plain: Record, tracked: Record) -> plt.Figure:
     for axis, (name, images) in zip(bottom.subplots(3, 1), rows.items(), strict=True):
         plotting.show_image(axis, plotting.tile(images, 10))
         axis.set_title(name, fontsize=8)
-    plotting.title(figure, f"{tracked.id}: two ways to move the codes", tracked)
+    plotting.title(figure, f"{named(tracked)}: two ways to move the codes", tracked)
     return figure
 
 

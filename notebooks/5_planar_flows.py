@@ -853,7 +853,7 @@ def draw_learned(data: str, chosen: dict[int, Record]) -> plt.Figure:
     for axis, (name, sample, colour) in zip(axes[1], clouds, strict=True):
         axis.scatter(*sample[:500].T, s=3, color=colour, linewidths=0, alpha=0.7)
         axis.set(title=name, xlim=(-5, 5), ylim=(-5, 5), aspect="equal")
-    plotting.title(figure, f"Mila 3.4: data_{data}, learned densities (held-out NLL of the shown"
+    plotting.title(figure, f"Mila 3.4, {data}: learned densities (held-out NLL of the shown"
                    f" seed) and samples; entropy {true_entropy(data):.3f}", *chosen.values())
     return figure
 
@@ -881,7 +881,7 @@ def draw_curves(data: str, chosen: dict[int, Record]) -> plt.Figure:
     axes[0].set_ylabel("nats per point")
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, fontsize=7, loc="outside lower center", ncols=5)
-    plotting.title(figure, f"Mila 3.4: data_{data}, every seed", *chosen.values())
+    plotting.title(figure, f"Mila 3.4, {data}: every seed", *chosen.values())
     return figure
 
 
@@ -962,7 +962,7 @@ def draw_depth(recorded: dict[tuple[str, int], Record]) -> plt.Figure:
         axis.axhline(entropy, color=plotting.BLACK, linestyle="--", linewidth=0.9, label="entropy")
         axis.set_xscale("log", base=2)
         axis.set_xticks(DEPTHS, map(str, DEPTHS))
-        axis.set(title=f"data_{data}, entropy {entropy:.3f}", xlabel="layers k", ylabel="NLL, nats")
+        axis.set(title=f"{data}, entropy {entropy:.3f}", xlabel="layers k", ylabel="NLL, nats")
     axes[0].legend(fontsize=7)
     plotting.title(figure, "Held-out NLL against depth: means over the seeds, bars from the best to"
                    " the worst seed", *recorded.values())
@@ -1038,7 +1038,7 @@ def draw_layers(chosen: dict[int, Record]) -> plt.Figure:
             axis.set(xlim=(-half_width, half_width), ylim=(-half_width, half_width))
             axis.tick_params(labelsize=6)
             axis.title.set_fontsize(8)
-    plotting.title(figure, "From the base to data_arcs: samples coloured by their angle in the"
+    plotting.title(figure, "From the base to the arcs: samples coloured by their angle in the"
                    " base, over the exact density at that depth", *chosen.values())
     return figure
 
@@ -1328,7 +1328,7 @@ def draw_energies(recorded: dict[str, Record]) -> plt.Figure:
     for axis, (name, record) in zip(axes, recorded.items(), strict=True):
         log_z = record["facts"]["log_normaliser"]
         walls = ", with walls" if name == "sine" else ""
-        heading = f"density_{name}{walls}: log Z = {log_z:.4f}"
+        heading = f"{name}{walls}: log Z = {log_z:.4f}"
         show_density(axis, target_density(name, log_z, 6.0, 300), 6.0, heading)
     plotting.title(figure, "Mila 3.5: the densities", *recorded.values())
     return figure
@@ -1360,7 +1360,7 @@ def draw_from_energy(name: str, record: Record) -> plt.Figure:
                       ylim=(bound - 0.1, bound + 2.0))
     axes["curve"].legend(fontsize=8, loc="upper right")
     walls = f", bounded by soft walls at |z1| = {WALL:g}" if name == "sine" else ""
-    plotting.title(figure, f"Mila 3.5: density_{name}{walls}: 500 samples over the target with"
+    plotting.title(figure, f"Mila 3.5, {name}{walls}: 500 samples over the target with"
                    " their loss, learned densities below", record)
     return figure
 
@@ -1383,7 +1383,7 @@ def draw_without_walls(record: Record) -> plt.Figure:
     axes[2].scatter(*arrays["samples_without_walls"].T, s=3, color=plotting.BLUE, linewidths=0,
                     alpha=0.7)
     axes[2].set(title="1000 samples at the end", xlabel="$z_1$", ylabel="$z_2$", ylim=(-4, 4))
-    plotting.title(figure, f"Mila 3.5: density_sine without walls, k = {max(DEPTHS)}: improper, so"
+    plotting.title(figure, f"Mila 3.5, sine without walls, k = {max(DEPTHS)}: improper, so"
                    " the loss has no lower bound", record)
     return figure
 

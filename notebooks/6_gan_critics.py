@@ -965,6 +965,11 @@ for rate in (DIRAC_RATE, DIRAC_RATE / 2):
 DIRAC_DRAWN = 2501  # points of a path that are drawn, every other step
 
 
+def game_title(game: DiracGame) -> str:
+    """A game's name as the tables of the report have it: JSD 1."""
+    return game.name.replace("_", " ").upper()
+
+
 def draw_dirac_path(game: DiracGame, index: int, record) -> plt.Figure:
     """The path of one game from the shown start, in three dimensions."""
     path = record.arrays["path"][index][:, [0, 1, 3]]
@@ -988,7 +993,7 @@ def draw_dirac_path(game: DiracGame, index: int, record) -> plt.Figure:
                   handlelength=1.2, columnspacing=0.9)
     found = record["facts"]["verdicts"][game.name]
     word = f"{'live pair: ' * (game.alpha > 0)}{found}"
-    plotting.title(figure, f"{game.name}: {game.label}\n{word}", record)
+    plotting.title(figure, f"{game_title(game)}: {game.label}\n{word}", record)
     figure._suptitle.set_fontsize(8)
     return figure
 
@@ -1009,7 +1014,7 @@ for index, (game, axis) in enumerate(zip(DIRAC_GAMES, axes.flat, strict=True)):
     reach = 1.1 * np.abs(path[:, [0, 3]]).max()
     axis.set(xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal")
     word = f"{'live pair: ' * (game.alpha > 0)}{verdicts[game.name]}"
-    axis.set_title(f"{game.name}: {word}\n{game.label.split(', ', 1)[1]}", fontsize=8)
+    axis.set_title(f"{game_title(game)}: {word}\n{game.label.split(', ', 1)[1]}", fontsize=8)
     axis.tick_params(labelsize=7)
     if index >= 15:
         axis.set_xlabel(r"$\psi_0$")
@@ -2166,10 +2171,13 @@ def live_metric(record) -> np.ndarray:
     return np.array([arrays["terms"][max(0, end - number) : end, 0].mean() for end in ends])
 
 
+EXTRACTORS = {"smallnet": "a small classifier"}  # words for titles
+
+
 def distance_name(record) -> str:
     """How the Fréchet distance of a record may be called."""
     name = record["facts"]["extractor"]
-    return "FID" if name == "inception" else f"Fréchet distance by {name}"
+    return "FID" if name == "inception" else f"Fréchet distance by {EXTRACTORS.get(name, name)}"
 
 
 def describe_run(record) -> str:
@@ -2241,14 +2249,14 @@ def draw_gan_curves(record) -> plt.Figure:
     figure.legend(
         *(left + more for left, more in named), loc="outside lower center", fontsize=7, ncols=2
     )
-    plotting.title(figure, f"{record.id}: {describe_run(record)}", record)
+    plotting.title(figure, describe_run(record), record)
     return figure
 
 
 # %%
 for record in gans.values():
     figure = plotting.image_grid(
-        record.arrays["samples"], 10, f"{record.id}: {describe_run(record)}", record, width=3.6
+        record.arrays["samples"], 10, describe_run(record), record, width=3.6
     )
     suite.figure(figure, f"{record.id}_samples.png", record)
     suite.figure(draw_gan_curves(record), f"{record.id}_curves.png", record)
@@ -2282,7 +2290,7 @@ def draw_comparison(records, noise, updates: int) -> plt.Figure:
     for axis, record in zip(top.subplots(1, len(records), squeeze=False)[0], records, strict=True):
         plotting.show_image(axis, plotting.tile(record.arrays["samples"][:12], 4))
         axis.set_title(
-            f"{short(record)}: {describe_run(record)}\n{record.remark}".strip(), fontsize=7
+            f"{describe_run(record)}\n{record.remark}".strip(), fontsize=7
         )
     held_out = sorted({f"{record['config']['metric']}_test" for record in records})
     names = ("fid", "inception_score", *held_out)
@@ -2298,7 +2306,7 @@ def draw_comparison(records, noise, updates: int) -> plt.Figure:
                 color=colour,
                 marker="o",
                 markersize=2.5,
-                label=short(record),
+                label=describe_run(record),
             )
     same = noise is not None and noise["facts"]["extractor"] == records[0]["facts"]["extractor"]
     for (name, words), style in zip(
@@ -2321,7 +2329,7 @@ def draw_comparison(records, noise, updates: int) -> plt.Figure:
         axis.locator_params(axis="x", nbins=4)
         axis.tick_params(labelsize=7)
     handles, labels = panels["fid"].get_legend_handles_labels()
-    bottom.legend(handles, labels, loc="outside lower center", fontsize=7, ncols=8)
+    bottom.legend(handles, labels, loc="outside lower center", fontsize=7, ncols=4)
     return figure
 
 

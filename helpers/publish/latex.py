@@ -184,7 +184,7 @@ def _picture(name: str, run_id: str) -> str:
 
 
 def numbers(find: Callable[[str], Record | None], is_stale: Callable[[Record], bool], figures: dict[str, str],
-            gaps: dict[str, str], further: dict[str, str], owners: dict[str, str]) -> str:
+            gaps: dict[str, str], further: dict[str, str], owners: dict[str, list[str]]) -> str:
     """The generated file.
 
     Args:
@@ -193,7 +193,7 @@ def numbers(find: Callable[[str], Record | None], is_stale: Callable[[Record], b
         figures: name of a usable figure -> path for LaTeX.
         gaps: name of a figure asked for that cannot be used -> reason.
         further: usable figures that ``report.tex`` does not mention -> the run that they belong to.
-        owners: every usable figure -> the run that it belongs to.
+        owners: every usable figure -> the runs that it is drawn from.
     """
     entries = deliverables.asked_runs()
     lines = ["% Generated from results/ by python -m helpers report: not to be edited."]

@@ -17,13 +17,13 @@ from helpers.publish.tex import code, define, escape, row
 from helpers.results.records import Record
 
 
-def macros(entries: Sequence[dict], find: Callable[[str], Record | None], figures: dict[str, str]) -> list[str]:
+def macros(entries: Sequence[dict], find: Callable[[str], Record | None], figures: dict[str, list[str]]) -> list[str]:
     """Definitions of the links, the owners of figures, and the appendix.
 
     Args:
         entries: the runs in the order in which they are numbered.
         find: gives the record of a run, or None.
-        figures: name of a figure -> the run that it belongs to.
+        figures: name of a figure -> the runs that it is drawn from.
     """
     lines, rows, sets = [], [], {}
     for number, entry in enumerate(entries, 1):
@@ -35,7 +35,10 @@ def macros(entries: Sequence[dict], find: Callable[[str], Record | None], figure
         rows.append(row("provenanceline", run_id, str(number), code(run_id), *how(record), where(entry, record["function"])))
         if record["dataset"]:
             sets[record["dataset"]["name"]] = record["dataset"]
-    lines += [define("figrun", name, text=run_id) for name, run_id in figures.items()]
+    for name, run_ids in figures.items():
+        said = [run_id for run_id in run_ids if find(run_id).remark]
+        lines.append(define("figruns", name, text=",".join(run_ids)))
+        lines += [define("figmark", name, text=rf"\flag{{{run_id}}}") for run_id in said[:1]]
     lines.append(rf"\def\provenancerows{{{''.join(rows)}}}")
     lines.append(rf"\def\datarows{{{''.join(_data(name, sets[name]) for name in sorted(sets))}}}")
     return lines

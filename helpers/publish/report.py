@@ -21,9 +21,9 @@ from helpers.results import deliverables, records
 from helpers.results.records import Record
 
 TEXT_WIDTH = 6.54  # inches, of report.tex
-PIXELS_AN_INCH = 165  # in print
-COLOURS = 48  # of a plot in print, edges of letters included
-QUALITY = 80  # of a photograph in print
+PIXELS_AN_INCH = 150  # in print
+COLOURS = 40  # of a plot in print, edges of letters included
+QUALITY = 76  # of a photograph in print
 WHITE_OF_A_PLOT = 0.6  # share of white pixels
 SECONDS = 300  # a LaTeX run that takes longer is stuck
 INSTALL = "sudo apt-get install -y latexmk lmodern texlive-latex-recommended texlive-latex-extra texlive-fonts-recommended"
@@ -124,10 +124,13 @@ def write_numbers() -> Path:
     paths = {name: path.relative_to(folder).as_posix() for name, path in prepared.items()}
     path = folder / "numbers.tex"
     everything = (*deliverables.asked_runs(), *deliverables.supporting_runs())
-    owners = {name: entry["id"] for entry in everything if (record := find(entry["id"])) is not None
-              for name in record["figures"] if name in paths}
+    owners: dict[str, list[str]] = {}
+    for entry in everything:
+        for name in () if (record := find(entry["id"])) is None else record["figures"]:
+            if name in paths:
+                owners.setdefault(name, []).append(entry["id"])
     asked = {entry["id"] for entry in deliverables.asked_runs()}
-    further = {name: run_id for name, run_id in owners.items() if run_id in asked and name not in mentioned}
+    further = {name: run_ids[0] for name, run_ids in owners.items() if run_ids[0] in asked and name not in mentioned}
     appendix = latex.code_appendix(settings.PROJECT_ROOT / "notebooks")
     generated = latex.numbers(find, is_stale, paths, gaps, further, owners)
     write_together({folder / "code.tex": appendix.encode(), path: generated.encode()})

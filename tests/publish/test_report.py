@@ -106,7 +106,8 @@ def test_the_report_asks_for_what_the_sheets_ask_for_and_for_nothing_else():
     for run_id, metric in re.findall(r"\\(?:val|meas|sheet|target|bound)\{(\w+)\}\{(\w+)\}", BODY):
         if run_id in {entry["id"] for entry in deliverables.supporting_runs()}:
             continue  # no sheet asks for their metrics
-        assert metric.removeprefix("sheet_setting_").removeprefix("course_") in entries[run_id]["metrics"], (run_id, metric)
+        asked = re.sub(r"^(sheet_setting|course|plain)_", "", metric)
+        assert asked in entries[run_id]["metrics"], (run_id, metric)
     assert {sheet for sheet in deliverables.sheets() if rf"\summaryof{{{sheet}}}" in TEXT} == {
         entry["sheet"] for entry in entries.values()}
     keys = set(re.findall(r"^@\w+\{(\w+),", (settings.PROJECT_ROOT / "references.bib").read_text(), flags=re.M))
@@ -262,6 +263,7 @@ def test_the_pdf_of_a_complete_suite_has_no_gap_and_the_same_bytes_each_time(out
         fake_suite.edit(path, lambda content, field=field, name=name: content[field].update({name: 12.5}))
     used = re.findall(r"\\(?:val|meas|difference)\{(\w+)\}\{(\w+)\}", BODY)
     used += re.findall(r"\\difference\{\w+\}\{\w+\}\{(\w+)\}\{(\w+)\}", BODY)
+    used += [(run_id, name) for run_id, *both in re.findall(r"\\gapbetween\{(\w+)\}\{(\w+)\}\{(\w+)\}", BODY) for name in both]
     for run_id, metric in used:
         fake_suite.edit(output / "results" / f"{run_id}.json", lambda content, metric=metric: add_metric(content, metric))
     hostile = "a 100% \\input{x} $#_&{~^ name"
