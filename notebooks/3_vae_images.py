@@ -481,7 +481,7 @@ print(f"layer normalisation is off by {error:.1e}; KL1 + KL2 = {kl:.3f} nats, {d
 #
 # **Free bits.** Training as it stands lets the first level collapse: early on $z_1$ is noise to the
 # prior network, which learns to ignore it, and from then on every nat of $\mathrm{KL}_1$ is a cost
-# without a return. The field's remedy is to give some nats away: what is minimised is
+# without a return. The field's remedy is to give some nats away. The loss is then
 # $\mathrm{recon}+\max(\mathrm{KL}_1,\lambda)+\mathrm{KL}_2$, so that the first $\lambda$ nats of
 # $\mathrm{KL}_1$ cost nothing. What is evaluated and shown is the bound itself, with the whole KL.
 # Each data set has a run with $\lambda=0$ and one with $\lambda=4$; one of them is the recorded
@@ -814,7 +814,7 @@ def bound_curves(record):
         train, test = arrays["train_terms"][:, terms], arrays["test_terms"][:, terms]
         plotting.training_curves(
             axis, train, test, arrays["steps"], names=[model.term_names[term] for term in terms],
-            per_epoch=int(arrays["per_epoch"]), ylabel="nats an image")
+            per_epoch=int(arrays["per_epoch"]), ylabel="nats per image")
         if "valid_terms" in arrays:
             axis.axvline(epochs[arrays["kept"]], color="grey", linestyle=":", label="kept")
         plotting.focus(axis, *train.T, *test.T, skip=0.1)
@@ -1975,20 +1975,20 @@ if len(short) == 4 and suite.profile == "full":
         lines.append(
             gain_line(f"{words_of(name)}, short", variants["normal_4_tanh"], variants[name]))
 tables.show(["gain over the standard normal", "bound, bits/dim", "in recon", "in KL",
-             "bound, nats an image"], lines)
+             "bound, nats per image"], lines)
 if len(short) == 4 and suite.profile == "full":
     print(f"learned scales alone reach {scale_share(variants):.0%} of the flow's gain; "
           f"with the plain tanh {scale_share(variants, '_tanh'):.0%}")
 if len(pair) == 2:
     saved = flow_record.metrics["test_normal_kl_bpd"] - flow_record.metrics["test_kl_bpd"]
-    print(f"the flow's own codes would cost {saved / BITS:.1f} nats an image more under N(0, I); "
+    print(f"the flow's own codes would cost {saved / BITS:.1f} nats per image more under N(0, I); "
           f"KL is {flow_record.metrics['test_kl_bpd'] / flow_record.metrics['test_bpd']:.1%} of "
           "the bound")
 
 # %% [markdown] tags=["answer:b19_2_prior"]
 # **Yes: at equal updates the autoregressive prior lowers the bound, all of it in the KL, and it
 # changes the samples at a glance; none of the gain is scale, it is dependence between places.** The
-# table above has the amounts in bits and in nats an image.
+# table above has the amounts in bits and in nats per image.
 #
 # **Why.** By the identity of B.3 the KL is the information that the code carries plus
 # $D_{KL}(q(z)\,\|\,p(z))$, and a prior can take from the second part alone. Reconstructions are as
@@ -2552,7 +2552,7 @@ def lossy_curves(record):
     axes[1].plot([0, blind, 1.5 * blind], free, color=plotting.BLACK, linestyle="--",
                  linewidth=0.9, label="free bits")
     axes[0].set(xlabel="updates", ylabel="bits per dimension", title="bound")
-    axes[1].set(xlabel="updates", ylabel="nats an image", title="KL")
+    axes[1].set(xlabel="updates", ylabel="nats per image", title="KL")
     axes[0].legend(fontsize=7)
     axes[1].legend(handles=axes[1].lines[-1:], fontsize=7, loc="lower right")
     plotting.title(figure, "PixelCNN decoder with a limited field", record)
@@ -2591,7 +2591,7 @@ def fixed_share(decoded: np.ndarray, side: int) -> float:
 
 if lossy is not None:
     tables.show(
-        ["field", "bound, bits/dim", "KL, bits/dim", "KL, nats an image",
+        ["field", "bound, bits/dim", "KL, bits/dim", "KL, nats per image",
          "fixed of blocks of 8 x 8", "fixed of single pixels"],
         [[field, f"{lossy.metrics[f'test_bpd{suffix}']:.3f}",
           f"{lossy.metrics[f'kl_bpd{suffix}']:.4f}", f"{lossy.metrics[f'kl{suffix}']:.1f}",

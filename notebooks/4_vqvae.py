@@ -1567,10 +1567,9 @@ else:
     print("neither run is recorded yet: no numbers to show")
 
 # %% [markdown] tags=["solution"]
-# **The answer.** Both stages do what the question asks. On both data sets the test loss is below
-# the sheet's, and every code that the codebook has is in use. The prior loss is above the
-# sheet's, and it has to be read against the table that follows: a codebook with more codes in use
-# leaves more to predict.
+# **The answer.** On both data sets the test loss is below the sheet's and every code is in use; the
+# prior loss is above the sheet's, because more codes in use leave more to predict. The table that
+# follows puts both losses into one currency.
 #
 # *Reconstructions* lose what 64 tokens cannot name, texture and sharp edges. The decoder is
 # trained on squared error: it draws the mean of what the tokens leave open. *Samples* have the

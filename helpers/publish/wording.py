@@ -12,7 +12,7 @@ STEMS = {
     "relative_error_last": "relative error, last step", "chamfer": "Chamfer distance",
     "path_distance_mean": "path to surface, mean", "path_distance_max": "path to surface, most",
     "vqvae_loss": "VQ-VAE loss", "prior_loss": "prior loss", "codebook_perplexity": "perplexity of the codes",
-    "codes_used": "codes in use", "code_nats": "tokens, nats an image", "recon_nats": "pixels, nats an image",
+    "codes_used": "codes in use", "code_nats": "tokens, nats per image", "recon_nats": "pixels, nats per image",
     "image_nats": "tokens and pixels", "inception_score": "Inception Score", "fid": "FID",
     "inception_score_smallnet": "Inception Score, small classifier", "fid_smallnet": "Fréchet distance, small classifier",
     "fid_against_test_smallnet": "the same, to test images", "jsd": "JSD", "w1": "W1", "score_test": "critic on test images",

@@ -138,6 +138,24 @@ def test_every_question_has_an_answer_that_opens_with_its_conclusion():
         assert not re.match(r"(?i)(where|if|when|the lines|as|see)\b", answers[0]), title
 
 
+def prose(cell: str) -> str:
+    """The first paragraph of a markdown cell's source after a title of bold type, in one line."""
+    paragraphs = re.split(r"\n\n+", "\n".join(line.removeprefix("#").strip() for line in cell.splitlines()).strip())
+    opening = " ".join(paragraphs[0].split())
+    if re.fullmatch(r"\*\*[^*]+[.?]\*\*", opening) and opening.startswith("**Answer"):
+        opening = " ".join(paragraphs[1].split())
+    return re.sub(r"^\*\*Answer[^*]*\*\*", "", opening).strip().removeprefix("**")
+
+
+@pytest.mark.parametrize("answer", deliverables.answers(), ids=lambda answer: answer["id"])
+def test_every_answer_of_the_notebooks_opens_with_its_conclusion(answer):
+    source = (settings.PROJECT_ROOT / "notebooks" / f"{answer['notebook']}.py").read_text(encoding="utf-8")
+    cell = source.split(f'tags=["answer:{answer["id"]}"]\n')[1].partition("\n# %%")[0]
+    conclusion = re.split(r"(?<=\.)(?:\*\*)? (?=[A-Z*$])", prose(re.sub(r"^# ##+ .*\n#\n", "", cell)))[0]
+    assert 5 < len(conclusion.split()) <= 40, conclusion
+    assert not re.match(r"(?i)(where|if|when|the lines|as|see)\b", conclusion), conclusion
+
+
 def test_every_figure_has_a_caption_that_names_its_runs():
     """The macro that shows a figure notes its run; a picture by another way would have no source."""
     figures = re.findall(r"\\begin\{figure\}.*?\\end\{figure\}", BODY, flags=re.S)
