@@ -6,11 +6,12 @@ import shutil
 import subprocess
 
 import fake_suite
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from PIL import Image
 
-from helpers import settings
+from helpers import plotting, settings
 from helpers.publish import latex, provenance, report, tex, wording
 from helpers.results import deliverables
 
@@ -326,3 +327,19 @@ def test_a_noisy_picture_is_prepared_as_a_jpeg(tmp_path):
     assert prepared.suffix == ".jpg"
     with Image.open(prepared) as image:
         assert image.size == (700, 700)
+
+
+def test_a_thin_line_keeps_its_colour_in_print(tmp_path):
+    """On white paper with one large patch of many shades: quantised by frequency, lines would borrow each other's colours."""
+    figure, axis = plt.subplots(figsize=(8, 5))
+    axis.imshow(np.linspace(0, 1, 10_000).reshape(100, 100), cmap="cividis", extent=(0, 3, 0, 3))
+    for height, colour in enumerate(plotting.COLOURS):
+        axis.plot([4, 9], [height / 2, height / 2], color=colour, linewidth=1.2)
+    axis.set_xlim(0, 10)
+    plotting.save(figure, tmp_path / "lines.png")
+    picture = Image.open(report.prepare(tmp_path / "lines.png", tmp_path, 0.6)).convert("RGB")
+    whole = Image.open(tmp_path / "lines.png").convert("RGB").resize(picture.size, Image.Resampling.LANCZOS)
+    wanted, there = (np.asarray(image).astype(int) for image in (whole, picture))
+    assert np.mean(there == 255) > 0.3
+    coloured = np.ptp(wanted, axis=-1) > 60
+    assert np.percentile(np.abs(there - wanted).max(-1)[coloured], 95) < 35
