@@ -830,7 +830,7 @@ def draw_latents(record: Record) -> plt.Figure:
                     label="true density")
     for index, row in enumerate(arrays["iwae_bounds"].T):
         axes[2].plot(arrays["iwae_sizes"], row, color=plotting.BLUE, alpha=0.4, marker="o",
-                     markersize=2.5, label="$-L_K$, one line a seed" * (index == 0))
+                     markersize=2.5, label="$-L_K$, one line per seed" * (index == 0))
     axes[2].set(xscale="log", xlabel="K", ylabel="nats, first 100 test points",
                 title="importance-weighted bound")
     axes[2].legend(fontsize=8, ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.2))

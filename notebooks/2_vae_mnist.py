@@ -687,7 +687,7 @@ axis.plot(numbers, estimate, color=plotting.VERMILION, marker="x", markersize=5,
           label="Monte-Carlo")
 plotting.focus(axis, exact, estimate[1:], high[2:], low[2:], skip=0.0)
 axis.set(xlabel="draws for each of 256 images", ylabel="KL(q(z|x) || p(z)), nats")
-axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.1), ncols=3)
+axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.17), ncols=3)
 plotting.title(figure, "KL of an untrained VAE: closed form against Monte-Carlo", verification)
 suite.figure(figure, "mit_p3_kl_verification.png", verification)
 

@@ -2319,7 +2319,7 @@ def draw_comparison(records, noise, updates: int) -> plt.Figure:
     by = (
         ""
         if records[0]["facts"]["extractor"] == "inception"
-        else f" by {records[0]['facts']['extractor']}"
+        else f" by {EXTRACTORS.get(records[0]['facts']['extractor'], 'another network')}"
     )
     headings = (distance_name(records[0]), f"Inception Score{by}",
                 *(f"{name.removesuffix('_test').upper()}, test split" for name in held_out))
