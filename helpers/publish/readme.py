@@ -165,4 +165,6 @@ def readme(arguments) -> int:
     changed = update(check=arguments.check)
     for name in changed:
         print(f"{name}: its table " + ("is stale: run python -m helpers readme" if arguments.check else "was written"))
+    if not changed:
+        print("every table is that of the records")
     return int(arguments.check and bool(changed))

@@ -80,7 +80,7 @@ def test_the_table_at_equal_updates_has_the_values_there(notebook):
 
 
 def test_later_points_are_told_apart(notebook):
-    assert notebook.beyond(five(), 200) == ["jsd_3 went on to 300 updates: Fréchet distance by smallnet 1"]
+    assert notebook.beyond(five(), 200) == ["jsd_3 went on to 300 updates: Fréchet distance by a small classifier 1"]
 
 
 def test_the_sentences_say_what_the_distances_at_equal_updates_are(notebook):
@@ -106,7 +106,8 @@ def test_the_comparison_is_drawn_strong_up_to_the_equal_number_and_pale_beyond(n
     noise = type("Noise", (dict,), {"metrics": metrics})(
         facts={"extractor": "smallnet", "reference": 50, "sizes": [10], "test": 10})
     figure = notebook.draw_comparison(five(), noise, 200)
-    panel = next(axis for part in figure.subfigs for axis in part.axes if axis.get_title() == "Fréchet distance by smallnet")
+    wanted = "Fréchet distance by a small classifier"
+    panel = next(axis for part in figure.subfigs for axis in part.axes if axis.get_title() == wanted)
     ends = {line.get_label(): line.get_xdata()[-1] for line in panel.lines if len(line.get_xdata()) > 1}
     assert ends["jsd_3"] == 200
     assert max(line.get_xdata()[-1] for line in panel.lines) == 300
