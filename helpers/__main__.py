@@ -19,7 +19,7 @@ COMMANDS = {  # only the module of the command asked for is imported: the grade 
     "build": "helpers.publish.notebooks", "check": "helpers.publish.notebooks", "train": "helpers.work.runs",
     "full": "helpers.publish.planning", "status": "helpers.publish.planning", "restamp": "helpers.work.restamp",
     "weights": "helpers.work.weights", "bundle": "helpers.work.bundle", "bring": "helpers.work.bring",
-    "sweep": "helpers.work.sweeps",
+    "sweep": "helpers.work.sweeps", "repack": "helpers.work.repack",
     "report": "helpers.publish.report", "readme": "helpers.publish.readme", "site": "helpers.publish.site.pages",
     "colab": "helpers.publish.stamping", "grade": "helpers.grade.command", "diff": "helpers.grade.diff",
     "gradescope": "helpers.grade.gradescope", "release": "helpers.grade.release", "check-run": "helpers.grade.check_run",

@@ -72,7 +72,7 @@ def _packed(drawn: io.BytesIO) -> io.BytesIO:
 
 
 def _show_in_notebook(drawn: io.BytesIO, packed: io.BytesIO, width: int) -> None:
-    """Show a packed PNG, or the drawn one as JPEG where that is much smaller: photographs would swell a saved notebook."""
+    """Show a packed PNG; of photographs a JPEG at the size shown, where that is smaller: they would swell a saved notebook."""
     try:
         from IPython import get_ipython
         from IPython.display import Image, display
@@ -80,10 +80,13 @@ def _show_in_notebook(drawn: io.BytesIO, packed: io.BytesIO, width: int) -> None
         return
     if get_ipython() is None:
         return
-    photograph = io.BytesIO()
-    PIL.Image.open(drawn).convert("RGB").save(photograph, "jpeg", quality=80, subsampling=0)
-    smaller = 3 * len(photograph.getvalue()) < 2 * len(packed.getvalue())
-    kind, shown = ("jpeg", photograph) if smaller else ("png", packed)
+    kind, shown, photograph = "png", packed, io.BytesIO()
+    picture = PIL.Image.open(drawn).convert("RGB")
+    if picture.getcolors(MOST_COLOURS) is None:
+        size = width, round(picture.height * width / picture.width)
+        picture.resize(size, PIL.Image.Resampling.LANCZOS).save(photograph, "jpeg", quality=80, subsampling=0, optimize=True)
+        if len(photograph.getvalue()) < len(packed.getvalue()):
+            kind, shown = "jpeg", photograph
     display(Image(shown.getvalue()), metadata={f"image/{kind}": {"width": width}})
 
 

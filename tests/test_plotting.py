@@ -70,7 +70,8 @@ def test_a_notebook_gets_a_drawing_as_it_is_and_a_photograph_small(tmp_path, sho
     assert photograph.startswith(b"\xff\xd8")  # JPEG, while the file is PNG
     assert (tmp_path / "photograph.png").read_bytes().startswith(b"\x89PNG")
     assert photograph_metadata == {"image/jpeg": {"width": 200}}
-    assert 3 * len(photograph) < 2 * (tmp_path / "photograph.png").stat().st_size
+    assert PIL.Image.open(io.BytesIO(photograph)).width == 200  # pixels, as many as are shown
+    assert 2 * len(photograph) < (tmp_path / "photograph.png").stat().st_size
 
 
 @pytest.mark.parametrize(("spread", "mode"), [(0.02, "P"), (1.0, "RGB")])

@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 from numpy.lib import format as npy
 
+from helpers.results import packing
+
 MOST_ARRAYS, MOST_BYTES, MOST_NAME = 200, 160 * 2**20, 200
 # What a broken file raises while it is opened.
 BROKEN = (OSError, ValueError, KeyError, EOFError, MemoryError, OverflowError, NotImplementedError, RuntimeError, TypeError,
@@ -42,9 +44,18 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
 def _members(archive: zipfile.ZipFile, members: list[zipfile.ZipInfo]) -> dict[str, np.ndarray]:
     arrays, left = {}, MOST_BYTES
     for member in members:
-        name = member.filename.removesuffix(".npy")
+        plain = member.filename.removesuffix(".npy"), None
+        name, pictures = packing.announced_pictures(member.filename[: 2 * MOST_NAME]) or plain
         if name == member.filename or len(name) > MOST_NAME or name in arrays:
             raise ArraysError(f"{member.filename[:60]!r} is not the name of one array")
+        if pictures:
+            size = math.prod(pictures)
+            if size > left or not size:
+                raise ArraysError(f"its pictures announce more than {MOST_BYTES:,} bytes, or none")
+            left -= size
+            with archive.open(member) as stream:
+                arrays[name] = packing.decoded(stream.read(2 * size + 1000), pictures)
+            continue
         with archive.open(member) as stream:
             shape, order, kind = _head(stream)
             size = math.prod(shape) * kind.itemsize

@@ -79,3 +79,8 @@ def order_of(run_id: str) -> list[dict]:
 def sheet_epochs(run_id: str) -> int | None:
     """The epochs that the sheet or its course trains a run for, where the file says so."""
     return next((found.get("epochs") for found in asked_runs() if found["id"] == run_id), None)
+
+
+def keeps_pictures(run_id: str) -> bool:
+    """Whether a run's arrays of pictures are kept: not those of a run whose numbers alone are shown."""
+    return next((found.get("pictures", True) for found in supporting_runs() if found["id"] == run_id), True)

@@ -7,7 +7,6 @@ JSON last, by :mod:`helpers.suite`.
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 from functools import cached_property
 from pathlib import Path
@@ -16,7 +15,7 @@ import numpy as np
 
 from helpers import settings
 from helpers.files import file_digest, write_together
-from helpers.results import deliverables, fields
+from helpers.results import deliverables, fields, packing
 from helpers.results.digests import source_digest
 
 ON_PART = "on part of the data"  # real data of the sheet's set, less of it: said beside every number, as a verdict of its own
@@ -50,8 +49,7 @@ class Record:
     @cached_property
     def arrays(self) -> dict[str, np.ndarray]:
         """The arrays saved beside the record; their digest is checked."""
-        with np.load(self.arrays_path(), allow_pickle=False) as content:
-            return dict(content)
+        return packing.unpack(self.arrays_path())
 
     def arrays_path(self) -> Path:
         """Where the arrays are.
@@ -160,9 +158,8 @@ def write(path: Path, content: dict, outcome, packed_weights: bytes = b"") -> Re
     objects = [name for name, value in arrays.items() if value.dtype.hasobject]
     if objects:
         raise RecordError(f"{content['id']}: arrays {objects} hold Python objects; records hold numbers only")
-    packed = io.BytesIO()
-    np.savez_compressed(packed, **arrays)
-    files = {path.with_suffix(".npz"): packed.getvalue()}
+    packed = packing.pack(packing.kept(content["id"], arrays))
+    files = {path.with_suffix(".npz"): packed}
     named = {}
     if packed_weights:
         files[weights.place(path, packed_weights)] = packed_weights
@@ -172,7 +169,7 @@ def write(path: Path, content: dict, outcome, packed_weights: bytes = b"") -> Re
         "seeds": list(outcome.seeds), "shown": outcome.shown,
         "metrics": {name: float(value.mean()) for name, value in values.items()},
         "spread": {name: spread_of(value) for name, value in values.items()}, "facts": outcome.facts, "figures": {},
-        "arrays": {"sha256": hashlib.sha256(packed.getvalue()).hexdigest()}, "weights": named,
+        "arrays": {"sha256": hashlib.sha256(packed).hexdigest()}, "weights": named,
         "environment": settings.environment(), "seconds": round(outcome.seconds, 3),
     }
     write_together({**files, path: json_bytes(content)})

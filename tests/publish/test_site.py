@@ -13,6 +13,7 @@ from pathlib import Path
 
 import fake_suite
 import numpy as np
+import PIL.Image
 import pytest
 import torch
 
@@ -191,9 +192,10 @@ def test_texts_of_records_cannot_break_a_page(built):
 def test_what_is_vendored_is_what_was_fetched():
     folder = assets.HERE / "vendor"
     named = dict(line.split()[::-1] for line in (folder / "SHA256SUMS").read_text(encoding="utf-8").splitlines())
-    assert {path.name for path in folder.iterdir()} == {*named, "SHA256SUMS"} and set(assets.SERVED) == set(named)
+    there = {path.name.removesuffix(".gz") for path in folder.iterdir()}
+    assert there == {*named, "SHA256SUMS"} and set(assets.SERVED) == set(named)
     for name, digest in named.items():
-        assert hashlib.sha256((folder / name).read_bytes()).hexdigest() == digest, name
+        assert hashlib.sha256(assets.vendored(name)).hexdigest() == digest, name
 
 
 def luminance(colour: str) -> float:
@@ -223,6 +225,30 @@ def test_every_text_can_be_read_in_both_modes():
         for ground in grounds:
             assert {name: contrast(mode[name], mode[ground]) for name in texts if contrast(mode[name], mode[ground]) < 4.5} == {}
             assert {name for name in graphic if contrast(mode[name], mode[ground]) < 3} == set()
+
+
+def sheet_of_images(seed: int, width: int = 480, height: int = 552) -> PIL.Image.Image:
+    """A picture of a hundred small ones, with white between them."""
+    values = np.random.default_rng(seed).integers(0, 256, (10, 10, 3), np.uint8).repeat(30, axis=0).repeat(30, axis=1)
+    values[::30], values[:, ::30] = 255, 255
+    return PIL.Image.fromarray(values).resize((width, height), PIL.Image.Resampling.BICUBIC)
+
+
+def stored(image: PIL.Image.Image, kind: str) -> bytes:
+    stream = io.BytesIO()
+    image.save(stream, kind)
+    return stream.getvalue()
+
+
+def test_a_notebook_s_smaller_copy_of_a_figure_is_that_figure(tmp_path):
+    site = assets.Site(tmp_path / "site")
+    first, second = (site.picture(stored(sheet_of_images(seed), "png")) for seed in (1, 2))
+    assert first != second
+    for seed, expected in ((1, first), (2, second)):
+        smaller = sheet_of_images(seed).resize((369, 425), PIL.Image.Resampling.LANCZOS)
+        assert site.picture(stored(smaller, "jpeg")) == expected
+    for image in (sheet_of_images(3, 369, 425), sheet_of_images(1, 425, 369)):  # another picture, and another shape
+        assert site.picture(stored(image, "jpeg")) not in (first, second)
 
 
 def test_curves_are_those_of_the_arrays(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import io
 import json
@@ -23,7 +24,8 @@ HERE = Path(__file__).parent
 LIMIT = 15 * 2**20  # bytes of the whole site
 WIDEST = 1000  # pixels of a picture: as wide as the text column on a screen
 QUALITY = 72  # of WebP
-THUMBNAIL, SAME = (48, 48), 8.0  # two pictures are one where no pixel of their thumbnails differs by so much, of 255
+THUMBNAIL, SAME = (48, 48), 24.0  # two pictures are one where no pixel of their thumbnails differs by so much, of 255
+SAME_SHAPE = 0.01  # and their ratios of width and height by no more than this share
 SERVED = ("tex-svg.js", "uPlot.iife.min.js", "uPlot.min.css", "LICENSE.uPlot", "LICENSE.MathJax")
 
 
@@ -92,6 +94,12 @@ def rounded(values, digits: int = 5) -> list:
     return [float(f"{value:.{digits}g}") if np.isfinite(value) else None for value in np.asarray(values, np.float64).ravel()]
 
 
+def vendored(name: str) -> bytes:
+    """A file of others as it was fetched; the large one lies here compressed, to keep the repository small."""
+    packed = HERE / "vendor" / f"{name}.gz"
+    return gzip.decompress(packed.read_bytes()) if packed.is_file() else (HERE / "vendor" / name).read_bytes()
+
+
 class Site:
     """The folder of the pages while it is written.
 
@@ -102,7 +110,7 @@ class Site:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.pictures: dict[str, tuple[str, int, int]] = {}  # digest of the pixels -> address, width, height
-        self.thumbnails: dict[tuple, list] = {}  # size of a picture as it was drawn -> thumbnail and what `pictures` has of it
+        self.thumbnails: list[tuple] = []  # width by height, thumbnail, and what `pictures` has of it
         self.pages: dict[str, tuple[str, dict]] = {}  # address -> template, content
         if folder.exists():
             if any(folder.iterdir()) and not (folder / "assets" / "site.css").exists():
@@ -110,8 +118,10 @@ class Site:
             shutil.rmtree(folder)
         (folder / "assets").mkdir(parents=True)
         (folder / "pictures").mkdir()
-        for path in [*(HERE / "static").iterdir(), *(HERE / "vendor" / name for name in SERVED)]:
+        for path in (HERE / "static").iterdir():
             shutil.copyfile(path, folder / "assets" / path.name)
+        for name in SERVED:
+            (folder / "assets" / name).write_bytes(vendored(name))
 
     def write(self, address: str, template: str, **content) -> None:
         """Note a page, its template and what that is given; :meth:`finish` writes it."""
@@ -144,7 +154,7 @@ class Site:
         """Put a picture into the site, once for each content: its address from the folder, its width and height (pixels).
 
         A picture larger than ``widest`` is made smaller; on white paper, without transparency, as WebP. A photograph (JPEG) of
-        a picture that is there already is that picture: notebooks hold such copies of figures.
+        a picture that is there already is that picture: notebooks hold such copies of figures, at the size that is shown.
         """
         with Image.open(io.BytesIO(content)) as image:
             photograph = image.format == "JPEG"
@@ -152,14 +162,13 @@ class Site:
                 image = image.convert("RGBA")
                 image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
             image = image.convert("RGB")
-        small = np.asarray(image.resize(THUMBNAIL, Image.Resampling.BOX), np.float32)
-        alike = self.thumbnails.setdefault(image.size, [])
-        if photograph:
-            there = next((found for other, found in alike if np.abs(small - other).max() < SAME), None)
-            if there is not None:
+        small = np.asarray(image.resize(THUMBNAIL, Image.Resampling.BILINEAR), np.float32)
+        shape = image.width / image.height
+        for other_shape, other, there in self.thumbnails if photograph else ():
+            if abs(other_shape / shape - 1) <= SAME_SHAPE and np.abs(small - other).max() < SAME:
                 return there
         found = self.pixels(image, widest)
-        alike.append((small, found))
+        self.thumbnails.append((shape, small, found))
         return found
 
     def pixels(self, image: Image.Image, widest: int = WIDEST, quality: int = QUALITY) -> tuple[str, int, int]:
