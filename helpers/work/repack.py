@@ -15,6 +15,8 @@ from helpers.files import write_together
 from helpers.results import deliverables, packing, records
 from helpers.results.records import Record, RecordError
 
+WORTH = 0.95  # of the old size: less is not worth a new file in the history of a repository
+
 
 def register(commands) -> None:
     """Add the command ``repack``."""
@@ -47,7 +49,7 @@ def repacked(record: Record, everything: list[Record]) -> tuple[int, int]:
     old, before = record.arrays, path.read_bytes()
     kept = packing.kept(record.id, old)
     after = packing.pack(kept)
-    if len(after) >= len(before):
+    if len(after) > WORTH * len(before):
         return len(before), len(before)
     _compare(record, kept, after)
     name = hashlib.sha256(after).hexdigest()
