@@ -81,6 +81,6 @@ def sheet_epochs(run_id: str) -> int | None:
     return next((found.get("epochs") for found in asked_runs() if found["id"] == run_id), None)
 
 
-def keeps_pictures(run_id: str) -> bool:
-    """Whether a run's arrays of pictures are kept: not those of a run whose numbers alone are shown."""
-    return next((found.get("pictures", True) for found in supporting_runs() if found["id"] == run_id), True)
+def pictures_kept(run_id: str) -> list[str] | None:
+    """The arrays of pictures that a run's record keeps, by name; None for all, as of every run whose figures are asked for."""
+    return next((found.get("pictures") for found in supporting_runs() if found["id"] == run_id), None)

@@ -48,9 +48,10 @@ def pack(arrays: Mapping[str, np.ndarray]) -> bytes:
 
 
 def kept(run_id: str, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The arrays that the record of a run keeps: no pictures, where no figure shows any of them."""
-    pictures = deliverables.keeps_pictures(run_id)
-    return {name: array for name, array in arrays.items() if pictures or not are_pictures(array)}
+    """The arrays that the record of a run keeps: of pictures only those that are shown, or measured, later."""
+    pictures = deliverables.pictures_kept(run_id)
+    return {name: array for name, array in arrays.items()
+            if pictures is None or name in pictures or not are_pictures(array)}
 
 
 def unpack(source: Path | bytes) -> dict[str, np.ndarray]:
@@ -85,10 +86,10 @@ def decoded(content: bytes, shape: tuple[int, ...]) -> np.ndarray:
         with PIL.Image.open(io.BytesIO(content), formats=["WEBP"]) as picture:
             if picture.size != (width, height) or getattr(picture, "n_frames", 1) != 1:
                 raise ValueError(f"it announces {width} x {height} pixels and has {picture.size[0]} x {picture.size[1]}")
-            pixels = np.asarray(picture.convert("RGB"))
+            pixels = np.array(picture.convert("RGB"))  # a copy: torch warns of arrays that cannot be written
     except (OSError, SyntaxError, PIL.Image.DecompressionBombError) as error:
         raise ValueError(f"it cannot be read as a WebP picture ({str(error)[:80]})") from error
-    return (pixels if coloured else pixels[..., 0]).reshape(shape)
+    return pixels.reshape(shape) if coloured else pixels[..., 0].reshape(shape)
 
 
 def is_rounded(name: str, array: np.ndarray) -> bool:

@@ -33,7 +33,7 @@ def test_pictures_lie_in_the_file_as_webp_and_come_back_to_the_bit(tmp_path, gen
         assert PIL.Image.open(io.BytesIO(archive.read(member))).format == "WEBP"
     for read in (packing.unpack, read_arrays):
         (name, back), = read(path).items()
-        assert name == "images" and back.dtype == np.uint8 and np.array_equal(back, images)
+        assert name == "images" and back.dtype == np.uint8 and np.array_equal(back, images) and back.flags.writeable
 
 
 def test_photographs_take_less_room_than_in_numpy_s_own_file(generator):

@@ -69,10 +69,11 @@ def test_a_second_time_nothing_is_left_to_do(results, capsys):
     assert capsys.readouterr().out == "" and {path.name: path.read_bytes() for path in results.iterdir()} == there
 
 
-def test_pictures_that_no_figure_shows_are_left_out(results):
-    written(results, "q2_a_dset1_still", {"samples": pictures(), "terms": np.ones(3)})
-    repack.repack(SimpleNamespace(run=["q2_a_dset1_still"]))
-    assert list(Record(results / "q2_a_dset1_still.json").arrays) == ["terms"]
+@pytest.mark.parametrize(("run_id", "kept"), [("q2_a_dset1_still", []), ("q2_b_dset1_z1", ["first_level_fixed"])])
+def test_pictures_that_nothing_shows_or_measures_are_left_out(results, run_id, kept):
+    written(results, run_id, {"samples": pictures(), "first_level_fixed": pictures(), "terms": np.ones(3)})
+    repack.repack(SimpleNamespace(run=[run_id]))
+    assert list(Record(results / f"{run_id}.json").arrays) == [*kept, "terms"]
 
 
 @pytest.mark.parametrize("change", [
