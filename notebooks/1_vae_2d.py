@@ -1197,7 +1197,7 @@ def torus_axis(figure: plt.Figure, position: tuple[int, int, int], points: np.nd
 def draw_paths(record: Record, heading: str) -> plt.Figure:
     """The interpolated paths over the surface, and their distance to it along the way."""
     arrays = record.arrays
-    figure = plt.figure(figsize=(6.4, 3.4))
+    figure = plt.figure(figsize=(5.4, 3.1))
     heading_3d = "interpolation of 100 steps"
     axis = torus_axis(figure, (1, 2, 1), arrays["points"], heading_3d, "grey", 0.3)
     distance_axis = figure.add_subplot(1, 2, 2)

@@ -374,7 +374,7 @@ suite.figure(figure, "mit_p1_ae_train_plot.png", autoencoder)
 def reconstruction_figure(record: Record, heading: str):
     """Five test images above their reconstructions."""
     pictures = np.concatenate([record.arrays["originals"], record.arrays["reconstructions"]])
-    return plotting.image_grid(pictures, 5, heading, record, width=6.0)
+    return plotting.image_grid(pictures, 5, heading, record, width=5.4)
 
 
 def grid_figure(record: Record, heading: str):
@@ -845,7 +845,7 @@ def vae_curves(record: Record, heading: str):
     """Both terms of the objective, on minibatches and on the test split; the course's setting."""
     arrays, per_epoch = record.arrays, int(record.arrays["steps"][1])
     train, test, course = (arrays[f"{name}_terms"] for name in ("train", "test", "course"))
-    figure, axes = plt.subplots(1, 2, figsize=(6.4, 2.8))
+    figure, axes = plt.subplots(1, 2, figsize=(5.4, 2.8))
     for axis, term, name, unit in zip(axes, (1, 2), ("squared error", "KL"), ("per pixel", "nats"),
                                       strict=True):
         plotting.training_curves(axis, train[:, term : term + 1], test[:, term : term + 1],
@@ -1183,7 +1183,7 @@ axis.figure.axes[1].grid(False)
 plotting.title(figure, "convolutional VAE: -ELBO", haifa)
 suite.figure(figure, "haifa_q1_elbo.png", haifa)
 
-figure, axes = plt.subplots(1, 2, figsize=(6.6, 3.2))
+figure, axes = plt.subplots(1, 2, figsize=(5.8, 3.2))
 split_curves(axes[0], haifa, 1, "-log p(x|z)")
 split_curves(axes[1], haifa, 2, "KL")
 plotting.title(figure, "convolutional VAE: both terms", haifa)
@@ -1191,7 +1191,7 @@ suite.figure(figure, "haifa_q1_terms.png", haifa)
 
 # %%
 heading = "convolutional VAE: 64 samples (means of p(x|z), z from the prior)"
-suite.figure(plotting.image_grid(haifa.arrays["samples"], 16, heading, haifa, width=8.0),
+suite.figure(plotting.image_grid(haifa.arrays["samples"], 16, heading, haifa, width=5.4),
              "haifa_q1_samples.png", haifa)
 
 

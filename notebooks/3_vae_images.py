@@ -800,7 +800,7 @@ def grid_figure(
         len(grids), 1, figsize=size, squeeze=False, height_ratios=heights)
     for axis, picture, (caption, _) in zip(axes[:, 0], pictures, grids, strict=True):
         plotting.show_image(axis, picture)
-        axis.set_title(caption, fontsize=8)
+        axis.set_title(caption)
     plotting.title(figure, heading, *of)
     return figure
 
@@ -1688,7 +1688,7 @@ def compare_priors(normal, flow):
                 arrays["drawn"])
         plotting.show_image(axis, plotting.tile(np.concatenate(rows), 10))
         axis.set_title(f"{PRIOR_NAMES[record.id]}: test images, reconstructions,\n"
-                       "samples (means), the same with pixel noise", fontsize=8)
+                       "samples (means), the same with pixel noise")
     plotting.title(figure, "the same VAE with two priors", normal, flow)
     return figure
 
@@ -2569,7 +2569,7 @@ if lossy is not None:
     grids = [(f"field {field}: test image, the sketch of its code, six decodings of that code",
               lossy.arrays[f"decoded{suffix}"]) for suffix, field in FIELD_NAMES.items()]
     figure = grid_figure("one code, decoded several times (two test images a row)", *grids,
-                         of=(lossy,), columns=16, width=4.9)
+                         of=(lossy,), columns=16, width=5.3)
     suite.figure(figure, "b19_3_lossy_reconstructions.png", lossy)
     tables.show_results(lossy)
     overview.show_training(lossy)

@@ -1407,7 +1407,7 @@ def named(record: Record) -> str:
 def draw_vqvae_curves(record: Record) -> plt.Figure:
     """Loss and reconstruction error against updates."""
     arrays = record.arrays
-    figure, axis = plt.subplots(figsize=(5.6, 3.2))
+    figure, axis = plt.subplots(figsize=(4.8, 3.2))
     plotting.training_curves(
         axis, arrays["vqvae_train"], arrays["vqvae_test"][:, :2], arrays["vqvae_steps"],
         names=("VQ-VAE loss", "mse"), per_epoch=1, xlabel="update",
@@ -1434,7 +1434,7 @@ def draw_vqvae_curves(record: Record) -> plt.Figure:
 def draw_prior_curves(record: Record) -> plt.Figure:
     """Nats per token against updates, and by position."""
     arrays = record.arrays
-    figure, (axis, board) = plt.subplots(1, 2, figsize=(7.6, 3.2), width_ratios=(1.7, 1))
+    figure, (axis, board) = plt.subplots(1, 2, figsize=(6.0, 3.2), width_ratios=(1.7, 1))
     plotting.training_curves(
         axis, arrays["prior_train"], arrays["prior_test"], arrays["prior_steps"],
         names=("prior loss",), per_epoch=1, xlabel="update", ylabel="nats per token",
@@ -1451,7 +1451,7 @@ def draw_prior_curves(record: Record) -> plt.Figure:
     # The first token costs much more than all others: it would flatten their colours.
     second = np.sort(positions, axis=None)[-2]
     image = board.imshow(positions, cmap=plotting.DENSITY_MAP, vmin=positions.min(), vmax=second)
-    board.set_title("test loss by position of the token", fontsize=9)
+    board.set_title("test loss by position of the token")
     board.set_axis_off()
     figure.colorbar(
         image, ax=board, shrink=0.8, label=f"nats; the first token {positions[0, 0]:.2f}"
@@ -1498,7 +1498,7 @@ def draw_code_usage(record: Record) -> plt.Figure:
     """Frequencies of the codes, and what they draw."""
     arrays, number = record.arrays, len(record.arrays["usage_test"])
     order = np.argsort(-arrays["usage_test"], kind="stable")
-    figure, (axis, patches) = plt.subplots(2, 1, figsize=(6.4, 4.2), height_ratios=(2.2, 1))
+    figure, (axis, patches) = plt.subplots(2, 1, figsize=(5.4, 3.6), height_ratios=(2.2, 1))
     for split, colour in (("train", plotting.SKY), ("test", plotting.BLUE)):
         share = arrays[f"usage_{split}"][order] / arrays[f"usage_{split}"].sum()
         axis.step(np.arange(number), share, where="mid", color=colour, label=f"{split} images")
@@ -1509,7 +1509,7 @@ def draw_code_usage(record: Record) -> plt.Figure:
     axis.legend(fontsize=8)
     tiles = plotting.tile(arrays["code_patches"][order], min(32, number), gap=1)
     plotting.show_image(patches, tiles)
-    patches.set_title("what each code draws alone, row by row in that order", fontsize=9)
+    patches.set_title("what each code draws alone, row by row in that order")
     metrics = record.metrics
     heading = (
         f"{named(record)}: {metrics['codes_used']:.0f} of {number} codes used, perplexity "
@@ -1525,7 +1525,7 @@ def draw_code_maps(record: Record, number: int = 8) -> plt.Figure:
     place = arrays["code_coordinates"]
     low, high = np.percentile(place, [2, 98], axis=0)
     colours = np.clip((place - low) / (high - low), 0, 1)
-    figure, axes = plt.subplots(3, number, figsize=(1.0 * number, 3.4), squeeze=False)
+    figure, axes = plt.subplots(3, number, figsize=(0.675 * number, 2.5), squeeze=False)
     maps = arrays["tokens"][:number].reshape(number, *GRID)
     for column in range(number):
         shown = [arrays[name][column] / 255 for name in ("originals", "reconstructions")]
@@ -1547,10 +1547,10 @@ def draw_temperatures(record: Record) -> plt.Figure:
     """Samples at several temperatures and with top-p, from the same noise."""
     names = [f"temperature {value:g}" for value in TEMPERATURES]
     names.append(f"temperature 1, top-p {TOP_P:g}")
-    figure, axes = plt.subplots(2, 2, figsize=(6.4, 4.4))
+    figure, axes = plt.subplots(2, 2, figsize=(5.4, 4.0))
     for axis, name, images in zip(axes.flat, names, record.arrays["tempered"], strict=True):
         plotting.show_image(axis, plotting.tile(images, 5))
-        axis.set_title(name, fontsize=9)
+        axis.set_title(name)
     plotting.title(figure, f"{named(record)}: samples from the same noise", record)
     return figure
 
@@ -1704,8 +1704,8 @@ overview.show_training(*[record for pair in compared.values() for record in pair
 # %%
 def draw_comparison(plain: Record, tracked: Record) -> plt.Figure:
     """Losses, use of the codes and reconstructions under both rules of the codebook."""
-    figure = plt.figure(figsize=(8.4, 6.2))
-    top, bottom = figure.subfigures(2, 1, height_ratios=(1, 1))
+    figure = plt.figure(figsize=(5.4, 5.2))
+    top, bottom = figure.subfigures(2, 1, height_ratios=(1.25, 1))
     losses, usage = top.subplots(1, 2)
     rows = {"test images": tracked.arrays["originals"][:10]}
     colours = (plotting.VERMILION, plotting.BLUE)
@@ -1722,7 +1722,7 @@ def draw_comparison(plain: Record, tracked: Record) -> plt.Figure:
         perplexity = record.metrics["codebook_perplexity"]
         usage.step(
             np.arange(len(share)), share, where="mid", color=colour,
-            label=f"{rule}: perplexity {perplexity:.1f}",
+            label=f"perplexity {perplexity:.1f}",
         )
         rows[rule] = arrays["reconstructions"][:10]
     even = 1 / len(share)
@@ -1733,11 +1733,11 @@ def draw_comparison(plain: Record, tracked: Record) -> plt.Figure:
         xlabel="codes, the most frequent first", ylabel="share of the test tokens", yscale="log",
         ylim=(1e-5, 1),
     )
-    losses.legend(fontsize=7)
-    usage.legend(fontsize=7)
+    losses.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.25))
+    usage.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.25))
     for axis, (name, images) in zip(bottom.subplots(3, 1), rows.items(), strict=True):
         plotting.show_image(axis, plotting.tile(images, 10))
-        axis.set_title(name, fontsize=8)
+        axis.set_title(name)
     plotting.title(figure, f"{named(tracked)}: two ways to move the codes", tracked)
     return figure
 

@@ -42,6 +42,7 @@ colab.prepare("5_planar_flows", profile, train, minutes)
 
 # %%
 import math
+import re
 from collections.abc import Sequence
 from itertools import pairwise
 
@@ -284,7 +285,7 @@ def draw_transformations(record: Record) -> plt.Figure:
     """The sheet's settings above; small ones below, with line, direction and warped grid."""
     arrays, names = record.arrays, record["facts"]["settings"]
     large = len(names) - len(SMALL_SETTINGS)
-    figure, axes = plt.subplots(2, large, figsize=(1.9 * large, 4.8))
+    figure, axes = plt.subplots(2, large, figsize=(1.75 * large, 4.8))
     for index, (axis, name) in enumerate(zip(axes.flat, names, strict=True)):
         u_hat, w, b = np.split(arrays["parameters"][index, 2:7], [2, 4])
         side = arrays["points"] @ w + b > 0
@@ -293,7 +294,7 @@ def draw_transformations(record: Record) -> plt.Figure:
             axis.scatter(*points.T, s=3, color=colour, linewidths=0, alpha=0.6)
         if index >= large:
             draw_lines(axis, arrays["lattices"][index - large], u_hat, w, b[0])
-        axis.set_title(name.replace(", b", ",\nb"), fontsize=8)
+        axis.set_title(re.sub(r"(~|:|,(?= b)) ", r"\1\n", name))
         axis.tick_params(labelsize=6)
         axis.grid(False)
     plotting.title(figure, "Mila 3.1: points of N(0, I) after one planar layer, coloured by the"
@@ -1037,7 +1038,6 @@ def draw_layers(chosen: dict[int, Record]) -> plt.Figure:
                          linewidths=0, alpha=0.8)
             axis.set(xlim=(-half_width, half_width), ylim=(-half_width, half_width))
             axis.tick_params(labelsize=6)
-            axis.title.set_fontsize(8)
     plotting.title(figure, "From the base to the arcs: samples coloured by their angle in the"
                    " base, over the exact density at that depth", *chosen.values())
     return figure

@@ -53,6 +53,7 @@ import copy
 import hashlib
 import math
 import os
+import textwrap
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -994,7 +995,6 @@ def draw_dirac_path(game: DiracGame, index: int, record) -> plt.Figure:
     found = record["facts"]["verdicts"][game.name]
     word = f"{'live pair: ' * (game.alpha > 0)}{found}"
     plotting.title(figure, f"{game_title(game)}: {game.label}\n{word}", record)
-    figure._suptitle.set_fontsize(8)
     return figure
 
 
@@ -1005,7 +1005,7 @@ for index, game in enumerate(DIRAC_GAMES):
     suite.figure(draw_dirac_path(game, index, dirac), f"dirac_{game.name}.png", dirac)
 
 # %%
-figure, axes = plt.subplots(4, 5, figsize=(10, 8.4))
+figure, axes = plt.subplots(4, 5, figsize=(10, 8.8))
 for index, (game, axis) in enumerate(zip(DIRAC_GAMES, axes.flat, strict=True)):
     path = dirac.arrays["path"][index][:DIRAC_DRAWN]
     axis.plot(path[:, 0], path[:, 3], color=plotting.BLUE, linewidth=0.4)
@@ -1013,8 +1013,9 @@ for index, (game, axis) in enumerate(zip(DIRAC_GAMES, axes.flat, strict=True)):
     axis.plot(0, 0, "*", color=plotting.BLACK, markersize=7)
     reach = 1.1 * np.abs(path[:, [0, 3]]).max()
     axis.set(xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal")
-    word = f"{'live pair: ' * (game.alpha > 0)}{verdicts[game.name]}"
-    axis.set_title(f"{game_title(game)}: {word}\n{game.label.split(', ', 1)[1]}", fontsize=8)
+    words = (game_title(game) + (", live pair" if game.alpha else ""), verdicts[game.name],
+             game.label.split(", ", 1)[1])
+    axis.set_title("\n".join(words))
     axis.tick_params(labelsize=7)
     if index >= 15:
         axis.set_xlabel(r"$\psi_0$")
@@ -1054,7 +1055,7 @@ for index, (game, axis) in enumerate(zip(live, axes.flat, strict=True)):
                 label=r"theory, $|$eigenvalue$|^t$" if not simultaneous else None,
             )
     axis.set_yscale("log")
-    axis.set_title(game.label, fontsize=9)
+    axis.set_title(game.label)
     axis.set_ylim(*((1e-13, 1e4) if game.objective.regulariser != "gp" else (1e-2, 1e2)))
     if index % 5 == 0:
         axis.set_ylabel(r"$\|(\psi_0,\theta)\|$")
@@ -2285,13 +2286,12 @@ def upto(record, updates: int) -> np.ndarray:
 # %%
 def draw_comparison(records, noise, updates: int) -> plt.Figure:
     """Samples of all runs, and what was evaluated: strong up to ``updates``, pale beyond."""
-    figure = plt.figure(figsize=(10, 5.8))
-    top, bottom = figure.subfigures(2, 1, height_ratios=(1.0, 1.8))
+    figure = plt.figure(figsize=(10, 6.2))
+    top, bottom = figure.subfigures(2, 1, height_ratios=(1.25, 1.8))
     for axis, record in zip(top.subplots(1, len(records), squeeze=False)[0], records, strict=True):
         plotting.show_image(axis, plotting.tile(record.arrays["samples"][:12], 4))
-        axis.set_title(
-            f"{describe_run(record)}\n{record.remark}".strip(), fontsize=7
-        )
+        done, planned = record["budget"]["done"], record["budget"]["planned"]
+        axis.set_title(f"{textwrap.fill(describe_run(record), 22)}\n{done:,} of {planned:,}")
     held_out = sorted({f"{record['config']['metric']}_test" for record in records})
     names = ("fid", "inception_score", *held_out)
     panels = dict(zip(names, bottom.subplots(1, len(names)), strict=True))
@@ -2324,7 +2324,7 @@ def draw_comparison(records, noise, updates: int) -> plt.Figure:
     headings = (distance_name(records[0]), f"Inception Score{by}",
                 *(f"{name.removesuffix('_test').upper()}, test split" for name in held_out))
     for axis, heading in zip(panels.values(), headings, strict=True):
-        axis.set_title(heading, fontsize=8)
+        axis.set_title(textwrap.fill(heading, 34))
         axis.set_xlabel("generator updates")
         axis.locator_params(axis="x", nbins=4)
         axis.tick_params(labelsize=7)
@@ -2345,7 +2345,7 @@ if gans:
     figure = draw_comparison(shown, noise, equal)
     number = "Five" if len(shown) == len(CIFAR_GANS) else f"{len(shown)} of the five"
     heading = f"{number} configurations, samples at each run's end; strong up to {equal:,} updates"
-    plotting.title(figure, heading)
+    plotting.title(figure.subfigs[0], heading)
     suite.figure(figure, "cifar10_comparison.png", *shown)
 
 

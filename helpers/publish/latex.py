@@ -65,7 +65,8 @@ def run_macros(entry: dict, record: Record | None, stale: bool) -> list[str]:
         lines.append(define("verdicts", run_id, text=_verdict_rows(entry["verdicts"], record)))
     if record is None:
         return lines
-    about = {"record": "yes", "budget": record.describe(), "seeds": len(record["seeds"]), "remark": remark(record, stale)}
+    about = {"record": "yes", "budget": record.describe(), "seeds": len(record["seeds"]), "remark": remark(record, stale),
+             "shownseed": record["seeds"][record.content.get("shown", 0)] if record["seeds"] else ""}
     lines += [define(kind, run_id, text=escape(text)) for kind, text in about.items()]
     if record["profile"] == "full":
         lines += [define("full", run_id, text="yes")] + ([] if record.complete else [define("cut", run_id, text="yes")])

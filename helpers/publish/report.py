@@ -74,7 +74,8 @@ def shown_widths(text: str) -> dict[str, float]:
     r"""Figure -> the greatest width, in shares of the text's, at which a LaTeX source shows it by one of its own macros."""
     found: dict[str, float] = {}
     single = re.findall(r"\\(?:extra)?fig(?:ure)?\{([\w.]+)\}\{(\d*\.?\d*)\\textwidth\}", text)
-    sides = [(name, "0.495") for pair in re.findall(r"\\(?:extra)?pair\{([\w.]+)\}\{([\w.]+)\}", text) for name in pair]
+    pairs = re.findall(r"\\(?:extra)?pair(?:\[(\.\d+)\])?\{([\w.]+)\}\{([\w.]+)\}", text)
+    sides = [(name, width or "0.495") for width, *pair in pairs for name in pair]
     for name, width in (*single, *sides):
         found[name] = max(found.get(name, 0.0), float(width or 1))
     return found

@@ -43,6 +43,8 @@ def _complaint(content: dict) -> str | None:
         return "its data set does not say what it stands for"
     if not (isinstance(content["seeds"], list) and isinstance(content["facts"], dict) and isinstance(content["config"], dict)):
         return "seeds, facts or config have the wrong form"
+    if content.get("shown", 0) not in range(max(1, len(content["seeds"]))):
+        return f"it shows the result at place {str(content['shown'])[:40]} of {len(content['seeds'])} seeds"
     if not (is_number(content["seconds"]) and isinstance(content["environment"]["device"], str)):
         return "seconds or device have the wrong form"
     if not all(isinstance(item, str) for pair in content["figures"].items() for item in pair):

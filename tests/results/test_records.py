@@ -261,6 +261,7 @@ def changed(**fields):
     pytest.param(a_pipe, "it is not a file", marks=pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with names")),
     (changed(budget={"done": "all", "planned": None, "unit": 3}), "budget"), (changed(environment=None), "wrong form"),
     (changed(metrics=[1.0, 2.0]), "wrong form"), (changed(seconds="long"), "seconds"),
+    (changed(shown=7), "at place 7 of"), (changed(shown="first"), "at place first of"),
     (changed(dataset={"digest": "x"}), "no name"), (changed(figures=["a.png"]), "wrong form"),
     (changed(profile="huge"), "profile"), (changed(config=[["value", 1.0]]), "config"),
 ])
