@@ -6,6 +6,7 @@ A command stands beside what it does: its module registers its arguments and the
 from __future__ import annotations
 
 import argparse
+import errno
 import importlib
 import os
 import signal
@@ -57,9 +58,14 @@ def _reader_has_gone() -> int:
     try:
         print(flush=True)
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more at its end
+        _write_no_more()
         return 141
     raise  # another pipe broke: that is a fault
+
+
+def _write_no_more() -> None:
+    """Send what is left for the console nowhere: Python flushes once more at its end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def main() -> int:
@@ -81,6 +87,10 @@ def main() -> int:
         print("interrupted: the same command goes on from the checkpoints", file=sys.stderr)
         return 130
     except Exception as error:
+        if getattr(error, "errno", None) == errno.ENOSPC and error.filename is None:  # no file of ours: those errors name theirs
+            _write_no_more()
+            print(f"error: the output could not be written where it goes: {error.strerror}", file=sys.stderr)
+            return 2
         if not getattr(type(error), "explained", False):
             raise
         print(f"error: {error}", file=sys.stderr)

@@ -41,6 +41,7 @@ if ! "$python" -m venv "$venv" 2>/dev/null; then  # Debian keeps venv in a packa
 fi
 
 pip="$venv/bin/python -m pip --disable-pip-version-check --quiet"
+install="$pip install --no-compile"  # what is imported is compiled then; compiling all the rest takes a minute
 if [ -n "${LOWEST:-}" ]; then
     mkdir -p build
     cat requirements.txt requirements-dev.txt | grep -v '^-r' | sed 's/>=/==/' > build/lowest.txt
@@ -53,12 +54,12 @@ if ! command -v nvidia-smi >/dev/null && [ "$(uname -s)" = Linux ]; then
     # Without a GPU the CPU build does, and is a tenth of the size. Where its index is out of reach the usual build serves.
     # Isolated from other configured indexes, which could add a torchvision of the other build: the two do not mix.
     cpu_index=https://download.pytorch.org/whl/cpu
-    if ! timeout 300 $pip --isolated --retries 0 --timeout 15 install --index-url "$cpu_index" "${versions[@]}" 2>/dev/null \
+    if ! timeout 300 $pip --isolated --retries 0 --timeout 15 install --no-compile --index-url "$cpu_index" "${versions[@]}" 2>/dev/null \
             || ! "$venv/bin/python" -c 'import torchvision' 2>/dev/null; then
         echo "the CPU build of PyTorch is out of reach: installing the usual one"
         $pip uninstall -y torch torchvision 2>/dev/null || true
     fi
 fi
-if [ -n "${LOWEST:-}" ]; then $pip install -r build/lowest.txt; else $pip install -r requirements-dev.txt; fi
+if [ -n "${LOWEST:-}" ]; then $install -r build/lowest.txt; else $install -r requirements-dev.txt; fi
 "$venv/bin/python" -c 'import torch, torchvision; print("torch", torch.__version__, "torchvision", torchvision.__version__)'
 echo "$wanted" > "$stamp"

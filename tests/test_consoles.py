@@ -13,12 +13,12 @@ COMMANDS = [("status",), ("check",), ("colab",), ("diff", "results/q1_a_dset1.js
             ("check-run", "q1_a_dset1"), ("readme", "--check"), ("train", "no_such_run"), ("--help",)]
 
 
-def called(*words, **variables):
+def called(*words, output=subprocess.PIPE, **variables):
     """Process of a command at the full profile, in the locale C without Python's own switch to UTF-8."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("LC_", "SUITE_OUTPUT"))}
     environment |= {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"} | variables
     return subprocess.Popen([sys.executable, "-m", "helpers", "--profile", "full", *words], cwd=settings.PROJECT_ROOT,
-                            env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+                            env=environment, stdout=output, stderr=subprocess.PIPE)
 
 
 @pytest.mark.parametrize("console", CONSOLES)
@@ -34,7 +34,7 @@ def test_a_command_says_what_it_has_to_say(words, console):
 def test_the_grade_writes_its_files_whatever_becomes_of_the_console(unbuffered, tmp_path):
     files = [tmp_path / f"grade.{kind}" for kind in ("csv", "json", "html")]
     asked = [word for path, kind in zip(files, ("csv", "gradescope", "html"), strict=True) for word in (f"--{kind}", str(path))]
-    process = called("grade", *asked, PYTHONUNBUFFERED=unbuffered)
+    process = called("grade", "--sheet", "mila20", *asked, PYTHONUNBUFFERED=unbuffered)
     process.stdout.close()  # a reader that goes at once
     _, errors = process.communicate(timeout=300)
     assert b"Traceback" not in errors and process.returncode == 141, errors
@@ -49,3 +49,12 @@ def test_a_reader_that_has_read_enough_ends_a_command_quietly(words, unbuffered)
     process.stdout.close()
     _, errors = process.communicate(timeout=300)
     assert (process.returncode, errors) == (141, b"")
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="this system has no device that is always full")
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_an_output_that_is_full_is_one_clear_error(unbuffered):
+    with open("/dev/full", "wb") as full:
+        process = called("diff", "results/q1_a_dset1.json", "results/q1_a_dset2.json", output=full, PYTHONUNBUFFERED=unbuffered)
+        _, errors = process.communicate(timeout=300)
+    assert (process.returncode, errors) == (2, b"error: the output could not be written where it goes: No space left on device\n")

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 
 import pytest
 import torch
+import torch._dynamo  # every optimiser needs it, and a second each: the children find it here
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
 
