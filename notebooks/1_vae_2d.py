@@ -1189,6 +1189,7 @@ def torus_axis(figure: plt.Figure, position: tuple[int, int, int], points: np.nd
     axis.scatter(*points.T, s=4, color=colour, alpha=alpha, linewidths=0)
     axis.set(xlim=(-1.5, 1.5), ylim=(-1.5, 1.5), zlim=(-1.0, 1.0), xlabel="x", ylabel="y",
              zlabel="z", title=heading)
+    axis.zaxis.labelpad = -4
     axis.set_box_aspect((3, 3, 2))
     axis.view_init(elev=35, azim=-60)
     return axis
@@ -1197,8 +1198,8 @@ def torus_axis(figure: plt.Figure, position: tuple[int, int, int], points: np.nd
 def draw_paths(record: Record, heading: str) -> plt.Figure:
     """The interpolated paths over the surface, and their distance to it along the way."""
     arrays = record.arrays
-    figure = plt.figure(figsize=(5.4, 3.1))
-    heading_3d = "interpolation of 100 steps"
+    figure = plt.figure(figsize=(5.4, 3.3))
+    heading_3d = "path of 100 steps"
     axis = torus_axis(figure, (1, 2, 1), arrays["points"], heading_3d, "grey", 0.3)
     distance_axis = figure.add_subplot(1, 2, 2)
     for path, (name, ends), colour in zip(arrays["paths"], ENDS.items(),
@@ -1209,8 +1210,8 @@ def draw_paths(record: Record, heading: str) -> plt.Figure:
         distance_axis.plot(places, distance, color=colour, label=f"end points {name}")
     distance_axis.axhline(0.5, color=plotting.BLACK, linestyle="--", linewidth=0.9,
                           label="radius of the tube")
-    distance_axis.set(xlabel="place on the path", ylabel="distance to the surface", ylim=(0, 0.55))
-    figure.legend(*distance_axis.get_legend_handles_labels(), fontsize=8, ncols=3,
+    distance_axis.set(xlabel="place on the path", title="distance to the surface", ylim=(0, 0.55))
+    figure.legend(*distance_axis.get_legend_handles_labels(), fontsize=8, ncols=2,
                   loc="outside lower center")
     plotting.title(figure, heading, record)
     return figure

@@ -845,7 +845,7 @@ def vae_curves(record: Record, heading: str):
     """Both terms of the objective, on minibatches and on the test split; the course's setting."""
     arrays, per_epoch = record.arrays, int(record.arrays["steps"][1])
     train, test, course = (arrays[f"{name}_terms"] for name in ("train", "test", "course"))
-    figure, axes = plt.subplots(1, 2, figsize=(5.4, 2.8))
+    figure, axes = plt.subplots(1, 2, figsize=(5.4, 3.2))
     for axis, term, name, unit in zip(axes, (1, 2), ("squared error", "KL"), ("per pixel", "nats"),
                                       strict=True):
         plotting.training_curves(axis, train[:, term : term + 1], test[:, term : term + 1],
@@ -853,7 +853,7 @@ def vae_curves(record: Record, heading: str):
                                  ylabel=f"{name}, {unit}")
         axis.plot(arrays["steps"] / per_epoch, course[:, term], color=plotting.BLACK, linestyle=":",
                   label="test, course's constant rate")
-        axis.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.22), ncols=2)
+        axis.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.22))
     plotting.focus(axes[0], train[:, 1], test[1:, 1], course[1:, 1])
     plotting.title(figure, heading, record)
     return figure
@@ -862,7 +862,7 @@ def vae_curves(record: Record, heading: str):
 for record, name in ((sgvb, "SGVB estimator"), (analytic, "analytic KL")):
     suite.figure(vae_curves(record, f"VAE, {name}: both terms"), f"{record.id}_train_plot.png",
                  record)
-    heading = f"VAE, {name}: test images, reconstructions from the mean code below"
+    heading = f"VAE, {name}: test images,\nreconstructions from the mean code below"
     suite.figure(reconstruction_figure(record, heading), f"{record.id}_reconstructions.png", record)
     heading = f"VAE, {name}: decoded grid of codes"
     suite.figure(grid_figure(record, heading), f"{record.id}_grid.png", record)
