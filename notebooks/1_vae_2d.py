@@ -1189,7 +1189,7 @@ def torus_axis(figure: plt.Figure, position: tuple[int, int, int], points: np.nd
     axis.scatter(*points.T, s=4, color=colour, alpha=alpha, linewidths=0)
     axis.set(xlim=(-1.5, 1.5), ylim=(-1.5, 1.5), zlim=(-1.0, 1.0), xlabel="x", ylabel="y",
              zlabel="z", title=heading)
-    axis.zaxis.labelpad = -4
+    axis.zaxis.labelpad = -2
     axis.set_box_aspect((3, 3, 2))
     axis.view_init(elev=35, azim=-60)
     return axis
