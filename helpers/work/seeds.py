@@ -15,7 +15,7 @@ from helpers.files import write_together
 from helpers.results import records
 from helpers.results.records import Record
 
-SAME = ("config", "profile", "source", "rests_on")  # what a repetition shares with the run's own record
+SAME = ("config", "profile", "source", "rests_on")  # what a repetition shares; a field may be empty in one and missing in another
 
 
 def folder(root: int) -> Path:
@@ -28,7 +28,7 @@ def repetitions(record: Record) -> list[Record]:
     found = []
     for path in sorted(folder(0).parent.glob(f"*/{record.id}.json"), key=lambda path: int(path.parent.name)):
         other = Record(path)
-        same = all(other.content.get(key) == record.content.get(key) for key in SAME)
+        same = all((other.content.get(key) or None) == (record.content.get(key) or None) for key in SAME)
         if same and other["budget"] == record["budget"] and other["seed"] != record["seed"]:
             found.append(other)
     return found

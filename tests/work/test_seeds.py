@@ -58,3 +58,16 @@ def test_a_root_of_another_configuration_or_budget_does_not_count():
     ask()
     record = records.load("q1_a_dset1")
     assert record.spread["loss"]["n"] == 2 and "repeats" not in record.content
+
+
+def test_an_older_record_that_says_nothing_of_what_it_rests_on_takes_its_repetitions_in():
+    ask(seeds=2)
+    record = records.load("q1_a_dset1")
+    assert record.content.pop("rests_on") == {}
+    record.path.write_bytes(records.json_bytes(record.content))
+    ask(seeds=3)
+    assert records.load("q1_a_dset1").spread["loss"]["n"] == 6
+    other = records.load("q1_a_dset1", seeds.folder(1))
+    other.content["rests_on"] = {"q1_choices": "0" * 64}
+    other.path.write_bytes(records.json_bytes(other.content))
+    assert seeds.merge("q1_a_dset1").spread["loss"]["n"] == 4
