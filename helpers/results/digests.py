@@ -11,7 +11,7 @@ from __future__ import annotations
 import ast
 import hashlib
 from collections.abc import Iterator
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 
 from helpers.settings import PROJECT_ROOT
@@ -55,6 +55,7 @@ class Module:
         self.definitions: dict[str, list[ast.AST]] = {}
         self.imports: dict[str, tuple[str, str | None]] = {}  # local name -> (module, attribute or None for the module)
         self.stars: list[str] = []
+        self.forms: dict[str, tuple[str, tuple]] = {}
         for node in ast.parse(text).body:
             if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
                 self.definitions[node.name] = [node]  # the last definition of a name is the one in force
@@ -85,6 +86,15 @@ class Module:
                 self.imports[alias.asname or alias.name] = (source, alias.name)
 
 
+    def form(self, name: str) -> tuple[str, tuple[tuple[str, ...], ...]]:
+        """The canonical code of a definition, and the global names in it as chains; worked out once."""
+        if name not in self.forms:
+            nodes = self.definitions[name]
+            chains = dict.fromkeys(chain for node in nodes for chain in _global_names(node, frozenset()))
+            self.forms[name] = "".join(map(canonical, nodes)), tuple(chains)
+        return self.forms[name]
+
+
 def source_digest(function: str, notebook_source: str) -> str:
     """Digest of everything that ``function`` of a notebook reaches.
 
@@ -111,7 +121,7 @@ def reached(function: str, notebook_source: str) -> dict[tuple[str, str], tuple[
     Raises:
         KeyError: the notebook does not define the function.
     """
-    modules = {"": Module("", notebook_source)}
+    modules = {"": _notebook(notebook_source)}
     if function not in modules[""].definitions:
         raise KeyError(f"the notebook's source does not define {function!r}")
     found: dict[tuple[str, str], tuple[str, str]] = {}
@@ -121,13 +131,18 @@ def reached(function: str, notebook_source: str) -> dict[tuple[str, str], tuple[
         if (module_name, name) in found:
             continue
         module = modules.get(module_name) or modules.setdefault(module_name, _read_helper(module_name))
-        nodes = module.definitions[name]
-        found[module_name, name] = name, "".join(canonical(node) for node in nodes)
-        for chain in (chain for node in nodes for chain in _global_names(node, frozenset())):
+        code, chains = module.form(name)
+        found[module_name, name] = name, code
+        for chain in chains:
             target = _resolve(module, chain, modules)
             if target is not None:
                 waiting.append(target)
     return found
+
+
+@lru_cache(maxsize=16)  # a copy has six notebooks, each as source and as saved cells
+def _notebook(text: str) -> Module:
+    return Module("", text)
 
 
 def _global_names(node: ast.AST, bound: frozenset[str]) -> Iterator[tuple[str, ...]]:
