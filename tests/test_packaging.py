@@ -2,6 +2,8 @@
 
 import ast
 import re
+import shutil
+import subprocess
 import sys
 import tomllib
 from pathlib import Path
@@ -56,3 +58,13 @@ def test_everything_that_is_imported_is_declared():
     sources = [*(ROOT / "helpers").rglob("*.py"), *(ROOT / "notebooks").glob("*.py")]
     found = set().union(*map(imported, sources)) - set(sys.stdlib_module_names) - {"helpers", "benchmarks"}
     assert {NAMES.get(name, name) for name in found} - declared <= {"colab"}
+
+
+def test_the_tracked_tree_stays_light():
+    asked = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True) if shutil.which("git") else None
+    if asked is None or asked.returncode or not asked.stdout:
+        pytest.skip("not a clone: what is tracked is not known here")
+    paths = [ROOT / name for name in asked.stdout.decode().split("\0") if name]
+    sizes = {path.relative_to(ROOT).as_posix(): path.stat().st_size for path in paths if path.is_file()}
+    heaviest = sorted(sizes.items(), key=lambda item: -item[1])[:5]
+    assert sum(sizes.values()) <= 30 * 2**20, f"{sum(sizes.values()) / 2**20:.1f} MiB are tracked; the heaviest: {heaviest}"
