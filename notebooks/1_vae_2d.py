@@ -86,6 +86,11 @@ overview.show_questions(QUESTIONS)
 # %% [markdown]
 # ## The model
 #
+# **Question.** What does a VAE minimise, and how good can it get?
+#
+# **Idea.** One identity splits $\log p(x)$ into the ELBO and a divergence that is never negative.
+# So the ELBO is a bound, and the entropy of the data is the best that any model can reach.
+#
 # A VAE has a prior $p(z)=\mathcal N(0,I)$, a decoder $p_\theta(x|z)$ and an encoder $q_\phi(z|x)$,
 # all Gaussian here, with diagonal covariances. For any $q(z|x)$ that puts no mass where the
 # posterior $p(z|x)$ has none (with a Gaussian decoder there is no such place),
@@ -199,6 +204,11 @@ tables.show(["formula", "largest difference to torch.distributions"],
 
 # %% [markdown]
 # ## Training a stack
+#
+# **Question.** How are several seeds trained in the time of one?
+#
+# **Idea.** The models are so small that one alone leaves the processor idle. The seeds are stacked,
+# and one pass trains them all.
 #
 # The optimiser is the sheet's, Adam with batches of 128. The learning rate is higher and falls
 # along a half cosine, which removes the jitter of the last steps; the last part of this notebook
@@ -330,8 +340,12 @@ def q1(train_data: np.ndarray, test_data: np.ndarray, part: str, dset_id: int):
 # %% [markdown]
 # ## A · Gaussian data
 #
-# *Berkeley 2024, question 1: VAEs on full-covariance (a) and diagonal (b) Gaussians; loss curves,
-# samples with and without the decoder's noise; in which sets are the latents used?*
+# **Question (Berkeley 2024, 1).** Fit VAEs to a Gaussian with full covariance (a) and to one with
+# diagonal covariance (b): loss curves, samples with and without the decoder's noise. In which sets
+# are the latents used?
+#
+# **Idea.** The decoder's noise is diagonal. Compare what noise can explain alone with the covariance
+# of the data.
 #
 # Dataset 1 and 2 are Gaussians with standard deviations 5 and 1 along two axes. In part (a) the
 # axes are turned by 45° (full covariance), in part (b) they are the coordinate axes (diagonal
@@ -569,8 +583,10 @@ draw_anew("Berkeley 2024, 1(b), dataset 1", gaussian["b", 1])
 # %% [markdown] tags=["solution"]
 # ## B · Two decoders
 #
-# *Berkeley 2019, question 1.1: the loss and its terms in bits per dimension, samples with and
-# without noise, for two data sets and two decoders; is the latent code used?*
+# **Question (Berkeley 2019, 1.1).** Train two decoders on two data sets: the loss and its terms in
+# bits per dimension, samples with and without noise. Is the latent code used?
+#
+# **Idea.** Compare the shapes that a decoder's noise can take with the shape of the data.
 #
 # 100000 points, the first 80 % for training. Dataset 1 has a diagonal covariance, dataset 2 the
 # turned one. The decoder has either a diagonal covariance or a single variance $\sigma^2(z)$.
@@ -684,8 +700,11 @@ draw_anew("Berkeley 2019, 1.1: dataset 2, scalar decoder", pair[2, "scalar"])
 # %% [markdown]
 # ## C · Three clusters
 #
-# *Berkeley 2019, question 1.2: losses on train and validation, samples, latents coloured by label,
-# and the importance-weighted bound with 100 samples on the first 100 test points.*
+# **Question (Berkeley 2019, 1.2).** Losses on train and validation, samples, latents coloured by
+# label, and the importance-weighted bound with 100 samples on the first 100 test points.
+#
+# **Idea.** A bound that averages several draws inside the logarithm is tighter than the ELBO. How
+# much tighter tells how far the true posterior is from a Gaussian.
 #
 # Two Gaussian blobs and a noisy half ellipse, 99999 points; the labels are used for colours only.
 # The true density is a mixture whose third part is an arc convolved with a Gaussian; integrating it
@@ -911,8 +930,11 @@ draw_anew("Berkeley 2019, 1.2", clusters)
 # %% [markdown]
 # ## D · A torus
 #
-# *MIT 2024, problem 4: (a) a VAE on 3000 points of a torus, its reconstructions; (b) a straight
-# interpolation in its code; (c, optional) a code whose paths follow the surface.*
+# **Question (MIT 2024, 4).** (a) A VAE on 3000 points of a torus, its reconstructions; (b) a
+# straight interpolation in its code; (c, optional) a code whose paths follow the surface.
+#
+# **Idea.** A torus has two loops, and a Euclidean code has none. Two angles have the shape of the
+# data, so their straight paths can stay on the surface.
 #
 # 3000 points on a torus with $R=1$, $r=0.5$. The encoder sees sines and cosines of the coordinates
 # at ten frequencies (60 numbers); hidden layers 32, 16; a 4-d Gaussian code; the decoder mirrors

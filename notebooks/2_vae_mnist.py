@@ -185,6 +185,9 @@ def mean_difference(first: Record, metric: str, second: Record, other: str) -> t
 # $$\mathrm{mse}(\theta,\phi) =
 # \frac1{784\,N}\sum_{i=1}^{N}\big\lVert x_i - d_\theta(e_\phi(x_i))\big\rVert^2 .$$
 #
+# **Idea.** A code of two numbers can be drawn whole: what the network keeps of a digit, and what it
+# forgets, is seen at a glance.
+#
 # The mean is over images *and* pixels. The course's code prints another number: it divides by
 # 60000 what it multiplied by the size of the last batch, not by each batch's own. All numbers here
 # are true means, on the test split, which the course does not look at.
@@ -415,6 +418,12 @@ tables.show_results(autoencoder)
 # %% [markdown] tags=["answer:mit_p2_elbo_proof"]
 # ## A.2 The evidence lower bound, and its one-sample estimator
 #
+# **Question 2(a) and (b).** Prove that the ELBO is a lower bound of $\log p(x)$, and write its
+# estimator from one sample.
+#
+# **Idea.** Average $\log p(x)$ over any density of $z$ and multiply by one inside the logarithm:
+# what splits off is a divergence.
+#
 # **Answer to question 2(a).** $\log p(x)$ is the ELBO plus a divergence that is never negative, so
 # the ELBO is a lower bound, and it is tight exactly at the true posterior.
 #
@@ -518,6 +527,12 @@ print(f"gradients over {len(noise)} draws: largest difference {error:.1e}")
 # %% [markdown] tags=["answer:mit_p3_kl_proof"]
 # ## A.3 The KL term in closed form
 #
+# **Question 3(a).** Write the ELBO as an expected log-likelihood minus a divergence from the prior,
+# and compute that divergence for Gaussians.
+#
+# **Idea.** Only first and second moments enter, and a Gaussian has them as parameters: no sample is
+# needed.
+#
 # **Answer to question 3(a).** The ELBO is the expected log-likelihood minus the divergence of the
 # posterior from the prior, and for Gaussians that divergence is an elementary function of mean and
 # variance.
@@ -607,8 +622,10 @@ print(f"Monte-Carlo and torch.distributions: at most {deviation:.1f} standard er
 #
 # **Question 3(b).** Verify the closed form on an untrained VAE: for each $n=1,101,\dots,3901$ take
 # a fresh batch of 256 images, and compare it with the Monte-Carlo estimate from $n$ draws for each
-# image. The estimate's own standard error is recorded too: agreement is only worth something
-# within it.
+# image.
+#
+# **Idea.** An average of draws comes with a standard error of its own, which is recorded too:
+# agreement is only worth something within it.
 
 
 # %%
@@ -705,8 +722,9 @@ suite.figure(figure, "mit_p3_kl_verification.png", verification)
 # **Questions 2(b) and 3(c).** Train the VAE with both losses. Both minimise
 # $\mathrm{mse}+10^{-3}\cdot\overline{\mathrm{KL}}$. This is the course's objective, a mean per
 # pixel beside a KL in nats. In terms of a Gaussian likelihood with variance $s^2$ it is
-# $784\,\mathrm{mse}/(2s^2)+\mathrm{KL}$ with $s^2=0.392$. Everything is the same but the second
-# term: either the closed form, or $\log q(z|x)-\log p(z)$ at the one draw that is decoded. They
+# $784\,\mathrm{mse}/(2s^2)+\mathrm{KL}$ with $s^2=0.392$.
+#
+# **Idea.** Everything is the same but the second term: either the closed form, or $\log q(z|x)-\log p(z)$ at the one draw that is decoded. They
 # have the same expectation. The course's setting is Adam at a constant $10^{-4}$; ours is again
 # one-cycle.
 
@@ -932,7 +950,9 @@ else:
 # ## B.1 A density for pixels
 #
 # **Question 1.** Grey values are whole numbers $v\in\{0,\dots,255\}$; a Gaussian is a density.
-# Adding noise $u\sim\mathcal U[0,1)$, fresh whenever an image is looked at, makes the pixels
+# What does a bound on the density say of the image?
+#
+# **Idea.** Adding noise $u\sim\mathcal U[0,1)$, fresh whenever an image is looked at, makes the pixels
 # continuous: $x=(v+u)/256\in[0,1)$. Nothing is gained by cheating: a density model of $v+u$ gives
 # a probability of $v$, $P(v)=\int_0^1 p(v+u)\,du$, and by Jensen's inequality
 # $\log P(v)\ge\mathbb E_u[\log p(v+u)]$. So the bound on the density is a bound on the probability
@@ -1060,6 +1080,12 @@ print(f"floor of sigma = {model.sigma}: {floor:.4f} bits per dimension")
 
 # %% [markdown]
 # ## B.2 Training and samples
+#
+# **Question 1, trained.** How close does the bound come to its floor, and do samples look like
+# digits?
+#
+# **Idea.** The weights of the best validation epoch are kept, so that a longer training cannot
+# hurt.
 #
 # 50000 images train and 10000 validate (a fixed shuffle of the training split, seed 42), batches
 # of 128. The weights of the best validation epoch are kept, and training stops after five epochs
@@ -1230,6 +1256,9 @@ tables.show(["test split", "nats per image", "bits per dimension"],
 # **Question 2.** Take two test images of different digits, one draw from each posterior, and ten
 # points on the line between them. Decode the points to their means. The original stands beside
 # each end.
+#
+# **Idea.** If the code describes writing, halfway between two codes lies a shape between two digits,
+# and not one picture faded into the other.
 
 
 # %%
@@ -1293,6 +1322,11 @@ else:
 # $-102$, then estimate $\log p(x)$ with 200 importance samples for each test image.
 #
 # ## C.1 Five functions
+#
+# **Question 1.1, the functions.** Which five does the sheet ask for?
+#
+# **Idea.** Each is a sum over dimensions, written so that nothing overflows and nothing becomes
+# 0/0.
 #
 # The sheet asks for five functions. All flatten what they get to $(B, D)$ and return one number
 # per image, $(B,)$:
@@ -1442,6 +1476,10 @@ print("Bernoulli: finite gradients at means of 0 and 1, finite values at logits 
 # %% [markdown]
 # ## C.2 The model
 #
+# **Question 1.1, the model.** Which networks, and which loss?
+#
+# **Idea.** A binary image is 784 coins, and the code decides how each of them is loaded.
+#
 # The course's network is 784-300-300 with ELU, then mean and log-variance of 100 latent
 # dimensions; the decoder is 100-300-300-784. Its logits are lowered by 5, so that training starts
 # from nearly black images. The loss is the bound of part A with the KL in closed form,
@@ -1518,6 +1556,11 @@ print(f"-ELBO and its terms: largest difference to torch.distributions {error:.1
 
 # %% [markdown]
 # ## C.3 Importance sampling
+#
+# **Question 1.2, the estimator.** How large is $\log p(x)$, when only a bound of it can be trained?
+#
+# **Idea.** Weight draws from the posterior by how well they explain the image. The mean of the
+# weights is unbiased for $p(x)$.
 #
 # For any $q$ that is positive where $p(x,z)$ is,
 # $p(x)=\mathbb E_{q(z|x)}\big[p(x|z)p(z)/q(z|x)\big]$. With $K$ draws,
@@ -1630,6 +1673,11 @@ print("too wide a posterior, bound minus truth: "
 
 # %% [markdown]
 # ## C.4 Training and likelihood
+#
+# **Questions 1.1 and 1.2, trained.** How good are bound and likelihood after 20 epochs?
+#
+# **Idea.** Train the same network on the same batches twice: at the sheet's constant rate, and at
+# one that rises and falls.
 #
 # The sheet's setting is Adam at a constant $3\cdot10^{-4}$, batches of 64, 20 epochs. The same
 # network, batches and epochs with a one-cycle rate that peaks at $2\cdot10^{-3}$ get several nats
@@ -1811,9 +1859,10 @@ print(f"{facts['test_images']} test images, {facts['importance_samples']} sample
 # %% [markdown]
 # ## C.5 A tighter bound to train on
 #
-# **Beyond the sheet.** The likelihood is reported with many importance samples, but trained with
-# one. What if the bound of C.3 is what training maximises (arXiv:1509.00519)? With $K$ draws for
-# each image the loss is $-\hat L_K(x)$: the sheet's log-mean-exp of the log-weights. Its gradient
+# **Question (beyond the sheet).** The likelihood is reported with many importance samples, but
+# trained with one. What if the bound of C.3 is what training maximises (arXiv:1509.00519)?
+#
+# **Idea.** With $K$ draws for each image the loss is $-\hat L_K(x)$: the sheet's log-mean-exp of the log-weights. Its gradient
 # is
 #
 # $$\nabla\hat L_K=\sum_{k=1}^K\tilde w_k\,\nabla\log w_k,\qquad
@@ -2006,6 +2055,11 @@ if rows:
 # # Part D. A planar flow as the posterior (Mila/UdeM 2020, question 3.6)
 #
 # ## D.1 The loss
+#
+# **Question 3.6.** What is the loss of a VAE whose posterior is a planar flow?
+#
+# **Idea.** The change of variables gives the density of what the flow puts out. The proof of A.2
+# then holds as it stands.
 #
 # Let $z_0\sim q_0(z_0|x)=\mathcal N(\mu(x),\mathrm{diag}\,\sigma^2(x))$, and let it pass through
 # $k$ planar layers $z_j=f_j(z_{j-1})=z_{j-1}+\hat u_j\tanh(w_j^\top z_{j-1}+b_j)$. By the change
@@ -2215,6 +2269,11 @@ print("fresh layers are the identity")
 
 # %% [markdown]
 # ## D.2 With and without
+#
+# **Question 3.6, trained.** Does a flow posterior buy a better model, or only a tighter bound?
+#
+# **Idea.** Train the same VAE with and without layers, and measure the bound and the likelihood of
+# both.
 #
 # Everything is as in part C: network, data, batches of 64, 20 epochs, one-cycle rate with the same
 # peak, and the same loss where there are no layers. The layers only add outputs to the encoder.

@@ -185,7 +185,10 @@ def load_splits(
 # \underbrace{\mathbb E_q\lVert x-\hat x(z)\rVert^2}_{\text{recon: summed over 3072 numbers}}
 # + \underbrace{D_{KL}\big(q(z|x)\,\|\,p(z)\big)}_{\text{kl: summed over latents}} ,$$
 #
-# both averaged over images, $x\in[-1,1]^{3072}$. What likelihood is that? A Gaussian of variance
+# both averaged over images, $x\in[-1,1]^{3072}$.
+#
+# **Idea.** A squared error is the likelihood of a Gaussian, and its variance says what detail is
+# worth. What likelihood is that? A Gaussian of variance
 # $\sigma^2$ has $-\log p(x|z)=\lVert x-\hat x\rVert^2/2\sigma^2+\tfrac D2\log2\pi\sigma^2$. So it
 # is $\sigma^2=\tfrac12$ for each pixel, with the constant $\tfrac D2\log\pi$ left out. A standard
 # deviation of 0.7 on a scale of 2 is a lot of assumed noise. Detail is worth encoding only if it
@@ -298,7 +301,7 @@ class PlainVAE(nn.Module):
 # $$p(z_1)=\mathcal N(0,I),\quad p(z_2|z_1)=\mathcal N(\mu(z_1),I),\quad
 # q(z_2|z_1,x)=\mathcal N\big(\mu(z_1)+\delta(z_1,x),\,e^{2s(z_1,x)}\big).$$
 #
-# The posterior of the second level is written *relative to the prior* (a residual normal). With
+# **Idea.** The posterior of the second level is written *relative to the prior* (a residual normal). With
 # $\delta=s=0$ it equals the prior and costs nothing. The logarithm of the ratio splits, and so does
 # the KL:
 #
@@ -456,6 +459,11 @@ print(f"layer normalisation is off by {error:.1e}; KL1 + KL2 = {kl:.3f} nats, {d
 
 # %% [markdown]
 # ## A.3 Training
+#
+# **Question 2, trained.** How low do both losses get, on both data sets?
+#
+# **Idea.** Keep the course's networks and change how they are trained: rate, batches, averaged
+# weights and, on the small set, the length.
 #
 # The course trains for 20 epochs with batches of 128 and Adam at a constant $10^{-3}$. Ours differs
 # in five points.
@@ -909,6 +917,10 @@ if chosen:
 #
 # ## A.4 What each level does
 #
+# **Question.** What does each level of the code decide?
+#
+# **Idea.** Hold one level, draw the other anew, and look at what changes.
+#
 # The runs with and without free bits, side by side. Below, in the upper grid of each figure $z_1$
 # stays in a row and the noise of $z_2$ is drawn anew for each picture; in the lower grid the noise
 # of $z_2$ stays and $z_1$ is drawn anew. (To hold $z_2$ *itself* would show the same picture ten
@@ -997,6 +1009,10 @@ else:
 #
 # ## B.1 A bound in bits
 #
+# **Question 2.** How good is the bound, in a unit that compares with other models?
+#
+# **Idea.** Give each pixel a variance, add noise to its byte, and count bits per dimension.
+#
 # Part A's squared error says nothing about how *sure* the decoder is. Here each pixel has a mean
 # and a variance of its own,
 #
@@ -1056,6 +1072,10 @@ print(f"noise of one byte, no more; a uniform density is {uniform * BITS + 7:.4f
 # %% [markdown]
 # ## B.2 The sheet's networks
 #
+# **Question 2, the networks.** What are encoder and decoder made of?
+#
+# **Idea.** A block adds to its input what a gate lets through, so blocks can be stacked.
+#
 # Two convolutions of $4\times4$ with stride 2 lead to a trunk of 256 channels on $8\times8$ places.
 # A block of the residual stack is ReLU, convolution to 64 channels, ReLU, convolution to
 # $2\cdot64$, a gate $a\odot\sigma(b)$ on the two halves (the sheet's *gated shortcut connection*,
@@ -1102,6 +1122,11 @@ def residual_decoder(width: int, blocks: int, latents: int, out: int) -> nn.Sequ
 
 # %% [markdown]
 # ## B.3 An autoregressive flow as prior
+#
+# **Question 2(b).** Can the prior be learned instead of being fixed?
+#
+# **Idea.** The prior enters the bound in one place, and the best one is the average of all
+# posteriors. A flow that reads the code place by place can come near it.
 #
 # In the bound, the prior appears in one place, $-\mathbb E_q\log p(z)$. For a given encoder it is
 # smallest for the prior that equals the encoder's average, $q(z)=\mathbb E_x\,q(z|x)$: for any $p$,
@@ -1360,6 +1385,11 @@ suite.figure(figure, "b19_2b_receptive_field.png")
 
 # %% [markdown]
 # ## B.4 Training the pair
+#
+# **Question 2, trained.** Does the flow prior lower the bound?
+#
+# **Idea.** Train the same model twice, from the same weights, on the same images and noise. Only
+# the prior differs.
 #
 # **The encoder's log standard deviation.** The sheet recommends a $\tanh$ on log standard
 # deviations. In the flow it is where it belongs. On the encoder it would be costly: no coordinate
@@ -1657,6 +1687,11 @@ if pair:
 # %% [markdown]
 # ## B.5 The two priors on one page
 #
+# **Question.** Where does the difference come from?
+#
+# **Idea.** Draw the bound and its two terms side by side, and price the flow's own codes under a
+# standard normal.
+#
 # Left, the bound on the test images; in the middle its reconstruction term, right its KL. The grey
 # line is what b19_2b's *own codes* would cost under a standard normal: its distance to the solid
 # line is what the flow saves at that moment. Below: reconstructions, means of samples at the same
@@ -1700,6 +1735,11 @@ if len(pair) == 2:
 
 # %% [markdown]
 # ## B.6 Four short experiments: channels, scale, a plain tanh, a prior that comes later
+#
+# **Question.** How much of the gain is scale, how much a choice of ours, and does the prior have to
+# be there from the start?
+#
+# **Idea.** Change one thing at a time, in short runs that share all seeds.
 #
 # Each has the same seeds throughout, so that its lines can be compared with each other, not with
 # the recorded pair: all are far from the end of their training.
@@ -1938,6 +1978,11 @@ if len(short) == 4:
 
 # %% [markdown]
 # ## B.7 What the autoregressive prior changes
+#
+# **Question 2, discussed.** Does the autoregressive prior make a difference?
+#
+# **Idea.** Split the gain into what a scale for each channel buys and what is left: dependence
+# between places.
 
 
 # %%
@@ -2065,6 +2110,11 @@ else:
 # # Part C. A decoder that needs no code for texture (Berkeley 2019, bonus)
 #
 # ## C.1 Exact probabilities of bytes
+#
+# **Question 3 (bonus), the likelihood.** How is the probability of a byte computed without noise?
+#
+# **Idea.** A byte is a bin on the axis of a logistic distribution: its probability is a difference
+# of two sigmoids, written so that nothing cancels.
 #
 # A PixelCNN decoder predicts each pixel from its neighbours and the code, as a probability of the
 # byte itself: no noise, no density. With $x=v/127.5-1$, a byte is a bin of width $2/255$ on the
@@ -2208,6 +2258,11 @@ print(f"256 values sum to one within {sum_error:.1e}, the colours with red 0 or 
 
 # %% [markdown]
 # ## C.2 A receptive field that is too small for the picture
+#
+# **Question 3 (bonus).** How can a code be made to keep the structure and leave the texture?
+#
+# **Idea.** Give the decoder too small a view. What it sees around a pixel it predicts; the rest has
+# to come through the code.
 #
 # A PixelCNN that sees everything can model images without any code; then the cheapest posterior is
 # the prior, and the KL falls to zero. The lossy autoencoder (arXiv:1611.02731) turns this into a
@@ -2428,6 +2483,10 @@ for kernel, decoder in decoders.items():
 
 # %% [markdown]
 # ## C.3 Two fields, one budget
+#
+# **Question 3 (bonus), trained.** Does a smaller view send more through the code?
+#
+# **Idea.** Change the view alone, at equal updates.
 #
 # The same VAE is trained twice, with fields of $7\times4$ and of $3\times2$, for the same number of
 # updates. The smaller one sees less, so more has to come through the code.

@@ -154,6 +154,12 @@ def load_splits(
 # %% [markdown]
 # ## A · The quantiser
 #
+# **Question 3(a).** How does a map of vectors become a few integers, and how is an encoder trained
+# through that step?
+#
+# **Idea.** Take the nearest code forwards, and hand the decoder's gradient back as if nothing had
+# been replaced.
+#
 # The encoder makes of an image a map of $8\times8$ vectors $z\in\mathbb R^D$. A *codebook* holds
 # $K$ vectors $e_1,\dots,e_K\in\mathbb R^D$. Each vector of the map is replaced by the code
 # nearest to it,
@@ -667,6 +673,11 @@ def fit_vqvae(
 # %% [markdown]
 # ## B · The prior over tokens
 #
+# **Question 3(b).** What is the distribution of the tokens of an image?
+#
+# **Idea.** By the chain rule it is 64 predictions of the next token. A causal transformer makes
+# them all in one pass.
+#
 # The tokens $t_1,\dots,t_{64}$ of an image, row by row, have a distribution that the encoder has
 # made, and it is far from uniform. By the chain rule any distribution of sequences is
 #
@@ -1010,6 +1021,11 @@ def fit_prior(
 
 # %% [markdown]
 # ## C · Both stages on images (question 3)
+#
+# **Question 3, trained.** Losses of both stages, 100 samples, and reconstructions, on both data
+# sets.
+#
+# **Idea.** First learn the code, then its prior: two losses, one after the other.
 #
 # A run trains the VQ-VAE, turns all images into tokens, trains the prior on the tokens of the
 # training images, and measures both on the whole test split. Each stage has its own checkpoint; a
@@ -1656,6 +1672,10 @@ for record in found:
 
 # %% [markdown]
 # ## D · The sheet's codebook loss beside running means
+#
+# **Question.** Does the rule that moves the codes matter?
+#
+# **Idea.** Change that rule alone.
 #
 # The same networks from the same first weights, on the same images in the same order, with the
 # same rates and updates, and then the same prior. Only the rule that moves the codes differs: the

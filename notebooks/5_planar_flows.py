@@ -86,8 +86,11 @@ overview.show_questions(QUESTIONS)
 # %% [markdown]
 # ## A · The layer
 #
-# *Mila 3.1: apply the layer to samples of $\mathcal N(0,I)$ for several $u$, $w$, $b$; describe
-# what it does.*
+# **Question (Mila 3.1).** Apply the layer to samples of $\mathcal N(0,I)$ for several $u$, $w$,
+# $b$; describe what it does.
+#
+# **Idea.** A layer moves every point along one direction, by an amount that depends on one number:
+# how far the point is from a line.
 #
 # $$f(z) = z + \hat u\,h(a),\qquad a = w^\top z + b,\qquad h=\tanh,
 # \qquad z,\hat u,w\in\mathbb R^d,\; b\in\mathbb R.$$
@@ -349,7 +352,11 @@ tables.show(["setting", "length of û", "length of w", "w·û", "median log det 
 # %% [markdown]
 # ## B · Its log-determinant
 #
-# *Mila 3.2: the log-determinant of the Jacobian by the matrix determinant lemma, and its cost.*
+# **Question (Mila 3.2).** The log-determinant of the Jacobian by the matrix determinant lemma, and
+# its cost.
+#
+# **Idea.** The Jacobian is the identity plus a product of two vectors, so its determinant is one
+# scalar.
 
 # %% [markdown] tags=["answer:mila_p3_logdet"]
 # **Answer (mila_p3_logdet): the log-determinant by the matrix determinant lemma, and its cost.**
@@ -422,7 +429,9 @@ tables.show(["w·u", "length of w", "det J, difference to autograd", "least log 
 # %% [markdown]
 # ## C · The density of k layers
 #
-# *Mila 3.3: $\ln q_k$ of a chain of $k$ planar layers, and its cost.*
+# **Question (Mila 3.3).** $\ln q_k$ of a chain of $k$ planar layers, and its cost.
+#
+# **Idea.** Determinants multiply along a chain, so their logarithms add.
 
 # %% [markdown] tags=["answer:mila_p3_density"]
 # **Answer (mila_p3_density): the log-density of $k$ planar layers, and its cost.**
@@ -611,8 +620,11 @@ tables.show(["check", "largest difference"],
 # %% [markdown]
 # ## D · From samples
 #
-# *Mila 3.4: train on `data_arcs` and `data_sine`, $k=2,8,32$, 20000 iterations; plot the learned
-# densities, report the negative log-likelihoods, comment on the effect of $k$.*
+# **Question (Mila 3.4).** Train on `data_arcs` and `data_sine`, $k=2,8,32$, 20000 iterations; plot
+# the learned densities, report the negative log-likelihoods, comment on the effect of $k$.
+#
+# **Idea.** Run the flow from data to base. The likelihood is then exact, and the entropy of the
+# data is its limit.
 #
 # The loss is the negative log-likelihood, with the flow running from data to base:
 #
@@ -1013,6 +1025,10 @@ tables.show(["data", "layers", "gain in nll, falling rate", "constant rate",
 # %% [markdown]
 # ### Layer by layer
 #
+# **Question.** What does each layer do?
+#
+# **Idea.** Read the flow backwards, and draw what it has made at every depth.
+#
 # No sheet asks for it, and it is what one wants to see. The flow was trained from data to base;
 # read backwards, each inverse layer is one step from a Gaussian to the arcs. Points keep the colour
 # of their angle in the base. Behind them is the density at that depth: that of a model which has
@@ -1097,8 +1113,10 @@ else:
 # %% [markdown]
 # ## E · From a density
 #
-# *Mila 3.5: train on `density_arcs` and `density_sine`, $k=2,8,32$; show samples of the learned
-# flow.*
+# **Question (Mila 3.5).** Train on `density_arcs` and `density_sine`, $k=2,8,32$; show samples of
+# the learned flow.
+#
+# **Idea.** The flow draws, the energy judges: the loss is a KL, up to the constant $\log Z$.
 #
 # Now there are no samples but an energy: $\tilde p(z)=e^{-U(z)}$ with an unknown normaliser $Z$.
 # The flow runs from base to data, and the loss is
@@ -1486,8 +1504,11 @@ else:
 # %% [markdown] tags=["solution"]
 # ## F · A flow as a posterior
 #
-# *Mila 3.6: the loss of a VAE whose posterior is a planar flow, and the advantage of such a
-# posterior.*
+# **Question (Mila 3.6).** The loss of a VAE whose posterior is a planar flow, and the advantage of
+# such a posterior.
+#
+# **Idea.** The posterior of one $x$ is a density known up to a constant. Part E has learned two
+# such densities already.
 #
 # Part E was this very problem with a single $x$: read $e^{-U}$ as $p(x,z)$ and $\log Z$ as
 # $\log p(x)$, and the loss is $-\mathrm{ELBO}$. So the gap of the bound can be measured on its two

@@ -111,6 +111,11 @@ overview.show_questions(QUESTIONS)
 #
 # ### A.1 Two metrics
 #
+# **Question.** What does a critic estimate that tells real images from generated ones?
+#
+# **Idea.** At its best it reads off a divergence: the Jensen-Shannon one if it gives a probability,
+# the Wasserstein distance if its slope is bounded.
+#
 # Let $p$ be the data and $q$ the generator's distribution. A critic $C$ gives every image one
 # number, *high on real* ones.
 #
@@ -162,6 +167,11 @@ METRICS = {"jsd": jsd, "w1": w1}
 
 # %% [markdown]
 # ### A.2 Gradient penalties
+#
+# **Question.** How does a loss hold the critic's slope in check?
+#
+# **Idea.** Punish the gradient with respect to the image: on real images (R1), or between real and
+# generated ones (GP).
 #
 # A gradient penalty bounds the slope where it matters. Both take the norm of $\nabla_xC$ over *all*
 # dimensions of an example:
@@ -229,6 +239,10 @@ for name, error in errors.items():
 
 # %% [markdown]
 # ### A.3 Spectral normalisation
+#
+# **Question.** Can the slope be bounded without a penalty?
+#
+# **Idea.** Divide every layer by its largest singular value.
 #
 # Spectral normalisation bounds the slope by construction. A layer $x\mapsto Wx$ has Lipschitz
 # constant $\sigma(W)$, its largest singular value, and leaky ReLUs have constant one. So a network
@@ -313,6 +327,11 @@ for kernel, stride, padding in ((1, 1, 0), (3, 1, 1), (4, 2, 1)):
 
 # %% [markdown]
 # ### A.4 The alternating update
+#
+# **Question.** In what order do the players move?
+#
+# **Idea.** The critic first; then the generator, against the new critic; then the average of the
+# generator's weights.
 #
 # One update is `critic_steps` steps of the critic, each on fresh real and fresh generated images,
 # then one step of the generator **against the critic as it is now**, then a step of the moving
@@ -521,6 +540,12 @@ class AlternatingUpdate(Stateful):
 #
 # ### B.1 The game and its theory
 #
+# **Question (Mila 2.1).** A generator of one parameter plays against a linear critic, with two
+# metrics, two regularisers and an averaged generator. What do the trajectories do?
+#
+# **Idea.** Near the target an update is a matrix. Its eigenvalues say whether the path spirals in,
+# circles or flies off.
+#
 # The data are one point, $p=\delta_0$. The generator has one parameter and puts out
 # $q=\delta_\theta$; the critic is linear, $C(x)=\psi_0x+\psi_1$, so that $C$ is $\psi_1$ on real
 # and $c=\psi_0\theta+\psi_1$ on fake. The equilibrium is $\theta=0$, $\psi_0=0$. All three
@@ -700,6 +725,10 @@ def update_matrix(objective: Objective, rate: float, simultaneous: bool = False)
 # %% [markdown]
 # ### B.2 Three checks
 #
+# **Question.** Are the formulas, the matrices and the quick loop right?
+#
+# **Idea.** Hold each against something that cannot share its mistake.
+#
 # The closed forms against autograd on the functions of part A; the matrices against central
 # differences of the update itself; and the vectorised loop against the very `AlternatingUpdate`
 # that trains the images below, on a one-parameter generator with plain gradient descent.
@@ -818,6 +847,10 @@ for metric in METRICS:
 
 # %% [markdown]
 # ### B.3 A verdict by a rule
+#
+# **Question.** When is a path said to converge, to circle or to diverge?
+#
+# **Idea.** Judge all starts together, by how far from the target they end.
 #
 # Words like "diverges" need a rule. Let $r_t=\|(\psi_0,\theta)\|$ and $\bar r$ its mean over the
 # last 500 steps (about two turns near the target; fewer far from it, where JSD turns more slowly).
@@ -954,6 +987,10 @@ for rate in (DIRAC_RATE, DIRAC_RATE / 2):
 
 # %% [markdown]
 # ### B.4 What the paths show
+#
+# **Question (Mila 2.1), answered.** What do the twenty paths show?
+#
+# **Idea.** Draw all of them from one start, and the radius from every start beside the theory.
 #
 # Each path runs in $(\psi_0,\psi_1,\theta)$, from light to dark blue. The start is the red dot. The
 # target is the black star (JSD) or, under $W_1$, the dashed line $\psi_0=\theta=0$ between two
@@ -1239,6 +1276,10 @@ tables.show(["run", "loss", "the live pair", "live theta", "averaged theta", "av
 #
 # ### C.1 Two networks
 #
+# **Question (Mila 2.7), the networks.** Which generator and which critic?
+#
+# **Idea.** Mirror images of each other, made of blocks that are nearly the identity at the start.
+#
 # The generator maps $z\in\mathbb R^{100}$ through four transposed convolutions, 4, 8, 16, 32
 # pixels; the critic mirrors it. Between the resolutions are residual blocks $y=(1-c)x+c\,F(x)$ with
 # $c=\sigma(\alpha)$ and $\alpha$ learned from $-3$: at the start they are nearly the identity. The
@@ -1420,6 +1461,10 @@ print(
 
 # %% [markdown]
 # ### C.2 Inception Score and Fréchet distance
+#
+# **Question (Mila 2.7), the scores.** How good are generated images?
+#
+# **Idea.** Look at real and generated images through a classifier, and compare what it says.
 #
 # Both see images through a classifier with features $\phi(x)\in\mathbb R^D$ and class probabilities
 # $p(y|x)$:
@@ -1876,6 +1921,10 @@ if smallnet is not None:
 # %% [markdown]
 # ### C.3 Training
 #
+# **Question (Mila 2.7), trained.** What do five configurations learn?
+#
+# **Idea.** The same networks, data and rates for all; only metric and regulariser differ.
+#
 # Batches of 64, Adam with $\beta=(0,0.99)$, rates $2\cdot10^{-4}$ (generator) and $4\cdot10^{-4}$
 # (critic, weight decay $10^{-6}$), two critic steps for each generator step, average
 # $\alpha=0.998$, 100000 generator updates, images in $[-1,1]$ without flips.
@@ -2128,6 +2177,10 @@ gans = {run_id: record for run_id, record in recorded.items() if record is not N
 
 # %% [markdown]
 # ### C.4 Samples, curves, comparison
+#
+# **Question (Mila 2.7), compared.** How do the five differ?
+#
+# **Idea.** Compare them at the largest number of updates that all of them have.
 #
 # Per run: 100 samples from fixed latents; the metric on held-out images and the Fréchet distance in
 # one picture with two axes. Then all runs on one page, at the largest number of updates that all of
@@ -2452,6 +2505,11 @@ else:
 
 # %% [markdown]
 # ### C.5 Which metric tells progress?
+#
+# **Question (Mila 2.7), discussed.** Which metric is more indicative of training's progress?
+#
+# **Idea.** Rank the evaluations of a run by metric and by Fréchet distance, and see whether the two
+# orders agree.
 #
 # An indicator of progress falls *with* the Fréchet distance: over a run's evaluations its rank
 # correlation with the distance is positive. One that rises while the samples get better has a
