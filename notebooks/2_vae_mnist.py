@@ -415,7 +415,7 @@ tables.show_results(autoencoder)
 # codes meet. The one-cycle rate ends below the course's constant rate after the same number of
 # steps.
 
-# %% [markdown] tags=["answer:mit_p2_elbo_proof"]
+# %% [markdown]
 # ## A.2 The evidence lower bound, and its one-sample estimator
 #
 # **Question 2(a) and (b).** Prove that the ELBO is a lower bound of $\log p(x)$, and write its
@@ -423,7 +423,8 @@ tables.show_results(autoencoder)
 #
 # **Idea.** Average $\log p(x)$ over any density of $z$ and multiply by one inside the logarithm:
 # what splits off is a divergence.
-#
+
+# %% [markdown] tags=["answer:mit_p2_elbo_proof"]
 # **Answer to question 2(a).** $\log p(x)$ is the ELBO plus a divergence that is never negative, so
 # the ELBO is a lower bound, and it is tight exactly at the true posterior.
 #
@@ -524,7 +525,7 @@ assert max(error_mean, error_variance) < 0.05
 error = max(error_mean, error_variance)
 print(f"gradients over {len(noise)} draws: largest difference {error:.1e}")
 
-# %% [markdown] tags=["answer:mit_p3_kl_proof"]
+# %% [markdown]
 # ## A.3 The KL term in closed form
 #
 # **Question 3(a).** Write the ELBO as an expected log-likelihood minus a divergence from the prior,
@@ -532,7 +533,8 @@ print(f"gradients over {len(noise)} draws: largest difference {error:.1e}")
 #
 # **Idea.** Only first and second moments enter, and a Gaussian has them as parameters: no sample is
 # needed.
-#
+
+# %% [markdown] tags=["answer:mit_p3_kl_proof"]
 # **Answer to question 3(a).** The ELBO is the expected log-likelihood minus the divergence of the
 # posterior from the prior, and for Gaussians that divergence is an elementary function of mean and
 # variance.
@@ -724,9 +726,10 @@ suite.figure(figure, "mit_p3_kl_verification.png", verification)
 # pixel beside a KL in nats. In terms of a Gaussian likelihood with variance $s^2$ it is
 # $784\,\mathrm{mse}/(2s^2)+\mathrm{KL}$ with $s^2=0.392$.
 #
-# **Idea.** Everything is the same but the second term: either the closed form, or $\log q(z|x)-\log p(z)$ at the one draw that is decoded. They
-# have the same expectation. The course's setting is Adam at a constant $10^{-4}$; ours is again
-# one-cycle.
+# **Idea.** Everything is the same but the second term: either the closed form, or
+# $\log q(z|x)-\log p(z)$ at the one draw that is decoded. They have the same expectation.
+#
+# The course's setting is Adam at a constant $10^{-4}$; ours is again one-cycle.
 
 
 # %%
@@ -1862,8 +1865,8 @@ print(f"{facts['test_images']} test images, {facts['importance_samples']} sample
 # **Question (beyond the sheet).** The likelihood is reported with many importance samples, but
 # trained with one. What if the bound of C.3 is what training maximises (arXiv:1509.00519)?
 #
-# **Idea.** With $K$ draws for each image the loss is $-\hat L_K(x)$: the sheet's log-mean-exp of the log-weights. Its gradient
-# is
+# **Idea.** With $K$ draws for each image the loss is $-\hat L_K(x)$: the sheet's log-mean-exp of the
+# log-weights. Its gradient is
 #
 # $$\nabla\hat L_K=\sum_{k=1}^K\tilde w_k\,\nabla\log w_k,\qquad
 # \tilde w_k=\frac{w_k}{\sum_j w_j}:$$
