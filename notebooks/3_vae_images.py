@@ -970,8 +970,8 @@ for record in hierarchical:
 # Pictures in a row of the upper grid share a ground and a contrast and show different digits. In a
 # row of the lower grid one digit stays and its colours change, even from dark on light to light on
 # dark. The table shows what that is worth to the whole bound: on house numbers the free nats lower
-# it, on CIFAR-10 they keep the first level in use as well and raise it. One run each stands behind
-# this, and the recorded run is the one with the lower bound.
+# it, on CIFAR-10 they keep the first level in use as well and raise it. The controls are one run
+# each, and the recorded run is the one with the lower bound.
 #
 # **Drawn anew.** The saved weights of part A, with another seed.
 
