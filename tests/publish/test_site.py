@@ -192,7 +192,7 @@ def test_texts_of_records_cannot_break_a_page(built):
 def test_what_is_vendored_is_what_was_fetched():
     folder = assets.HERE / "vendor"
     named = dict(line.split()[::-1] for line in (folder / "SHA256SUMS").read_text(encoding="utf-8").splitlines())
-    there = {path.name.removesuffix(".gz") for path in folder.iterdir()}
+    there = {path.name.removesuffix(".xz") for path in folder.iterdir()}
     assert there == {*named, "SHA256SUMS"} and set(assets.SERVED) == set(named)
     for name, digest in named.items():
         assert hashlib.sha256(assets.vendored(name)).hexdigest() == digest, name

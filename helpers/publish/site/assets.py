@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import gzip
 import hashlib
 import io
 import json
+import lzma
 import re
 import shutil
 from functools import cache
@@ -96,8 +96,8 @@ def rounded(values, digits: int = 5) -> list:
 
 def vendored(name: str) -> bytes:
     """A file of others as it was fetched; the large one lies here compressed, to keep the repository small."""
-    packed = HERE / "vendor" / f"{name}.gz"
-    return gzip.decompress(packed.read_bytes()) if packed.is_file() else (HERE / "vendor" / name).read_bytes()
+    packed = HERE / "vendor" / f"{name}.xz"
+    return lzma.decompress(packed.read_bytes()) if packed.is_file() else (HERE / "vendor" / name).read_bytes()
 
 
 class Site:
