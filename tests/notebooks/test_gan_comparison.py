@@ -107,7 +107,7 @@ def test_the_comparison_is_drawn_strong_up_to_the_equal_number_and_pale_beyond(n
         facts={"extractor": "smallnet", "reference": 50, "sizes": [10], "test": 10})
     figure = notebook.draw_comparison(five(), noise, 200)
     wanted = "Fréchet distance by a small classifier"
-    panel = next(axis for part in figure.subfigs for axis in part.axes if axis.get_title() == wanted)
+    panel = next(axis for part in figure.subfigs for axis in part.axes if axis.get_title().replace("\n", " ") == wanted)
     ends = {line.get_label(): line.get_xdata()[-1] for line in panel.lines if len(line.get_xdata()) > 1}
     assert ends[notebook.describe_run(five()[1])] == 200
     assert max(line.get_xdata()[-1] for line in panel.lines) == 300
