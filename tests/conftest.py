@@ -14,7 +14,8 @@ import torch
 torch.set_num_threads(1)
 
 
-LONGEST = ("test_cluster.py", "test_notebooks.py", "test_stamping.py")  # modules; begun first, so that none is left for the end
+LONGEST = ("test_notebooks.py", "test_cluster.py", "test_fake_cuda.py", "test_release.py", "test_consoles.py", "test_stamping.py",
+           "test_report.py")  # modules, each run by one worker; begun first, so that none is left for the end
 
 
 def pytest_collection_modifyitems(items):

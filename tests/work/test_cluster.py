@@ -13,7 +13,6 @@ from helpers.results import records
 from helpers.work import cluster, runs
 
 ray = pytest.importorskip("ray", reason="Ray is not installed (requirements-cluster.txt)")
-pytestmark = pytest.mark.xdist_group("ray")  # one cluster for all of them
 SMALL = ["q1_a_dset1", "q1_b_dset1"]
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "SUITE_PROFILE": "smoke", "SUITE_PROGRESS": "off", "RAY_DISABLE_IMPORT_WARNING": "1"}
 
