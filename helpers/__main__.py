@@ -6,7 +6,6 @@ A command stands beside what it does: its module registers its arguments and the
 from __future__ import annotations
 
 import argparse
-import errno
 import importlib
 import os
 import signal
@@ -53,19 +52,14 @@ def _interrupt(number: int, frame: object) -> None:
     raise KeyboardInterrupt
 
 
-def _reader_has_gone() -> int:
-    """What a program does whose output goes to one that has read enough, such as head: it ends, with the status of SIGPIPE."""
+def _console_refuses() -> OSError | None:
+    """What the console answers to one more line: nothing where it takes it, else the error; no more is sent there then."""
     try:
         print(flush=True)
-    except BrokenPipeError:
-        _write_no_more()
-        return 141
-    raise  # another pipe broke: that is a fault
-
-
-def _write_no_more() -> None:
-    """Send what is left for the console nowhere: Python flushes once more at its end."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as refusal:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more at its end
+        return refusal
+    return None
 
 
 def main() -> int:
@@ -81,19 +75,19 @@ def main() -> int:
         status = arguments.function(arguments)
         sys.stdout.flush()
         return status
-    except BrokenPipeError:
-        return _reader_has_gone()
     except KeyboardInterrupt:
         print("interrupted: the same command goes on from the checkpoints", file=sys.stderr)
         return 130
     except Exception as error:
-        if getattr(error, "errno", None) == errno.ENOSPC and error.filename is None:  # no file of ours: those errors name theirs
-            _write_no_more()
-            print(f"error: the output could not be written where it goes: {error.strerror}", file=sys.stderr)
+        if getattr(type(error), "explained", False):
+            print(f"error: {error}", file=sys.stderr)
             return 2
-        if not getattr(type(error), "explained", False):
-            raise
-        print(f"error: {error}", file=sys.stderr)
+        refusal = _console_refuses() if isinstance(error, OSError) else None
+        if refusal is None:
+            raise  # another pipe broke, another file could not be written: that is a fault
+        if isinstance(refusal, BrokenPipeError):
+            return 141  # the reader has read enough, as head has: the status of SIGPIPE
+        print(f"error: the output could not be written where it goes: {refusal.strerror}", file=sys.stderr)
         return 2
 
 

@@ -344,8 +344,8 @@ def q1(train_data: np.ndarray, test_data: np.ndarray, part: str, dset_id: int):
 # diagonal covariance (b): loss curves, samples with and without the decoder's noise. In which sets
 # are the latents used?
 #
-# **Idea.** The decoder's noise is diagonal. Compare what noise can explain alone with the covariance
-# of the data.
+# **Idea.** The decoder's noise is diagonal. Compare what noise can explain alone with the
+# covariance of the data.
 #
 # Dataset 1 and 2 are Gaussians with standard deviations 5 and 1 along two axes. In part (a) the
 # axes are turned by 45° (full covariance), in part (b) they are the coordinate axes (diagonal
@@ -580,7 +580,7 @@ def draw_anew(heading: str, record: Record) -> None:
 draw_anew("Berkeley 2024, 1(a), dataset 1", gaussian["a", 1])
 draw_anew("Berkeley 2024, 1(b), dataset 1", gaussian["b", 1])
 
-# %% [markdown] tags=["solution"]
+# %% [markdown]
 # ## B · Two decoders
 #
 # **Question (Berkeley 2019, 1.1).** Train two decoders on two data sets: the loss and its terms in
@@ -591,7 +591,8 @@ draw_anew("Berkeley 2024, 1(b), dataset 1", gaussian["b", 1])
 # 100000 points, the first 80 % for training. Dataset 1 has a diagonal covariance, dataset 2 the
 # turned one. The decoder has either a diagonal covariance or a single variance $\sigma^2(z)$.
 # Numbers are in bits per dimension, nats$/(2\log2)$.
-#
+
+# %% [markdown] tags=["solution"]
 # By the argument above the least KL is
 #
 # | | diagonal decoder | scalar decoder |

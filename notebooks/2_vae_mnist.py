@@ -955,9 +955,9 @@ else:
 # **Question 1.** Grey values are whole numbers $v\in\{0,\dots,255\}$; a Gaussian is a density.
 # What does a bound on the density say of the image?
 #
-# **Idea.** Adding noise $u\sim\mathcal U[0,1)$, fresh whenever an image is looked at, makes the pixels
-# continuous: $x=(v+u)/256\in[0,1)$. Nothing is gained by cheating: a density model of $v+u$ gives
-# a probability of $v$, $P(v)=\int_0^1 p(v+u)\,du$, and by Jensen's inequality
+# **Idea.** Adding noise $u\sim\mathcal U[0,1)$, fresh whenever an image is looked at, makes the
+# pixels continuous: $x=(v+u)/256\in[0,1)$. Nothing is gained by cheating: a density model of
+# $v+u$ gives a probability of $v$, $P(v)=\int_0^1 p(v+u)\,du$, and by Jensen's inequality
 # $\log P(v)\ge\mathbb E_u[\log p(v+u)]$. So the bound on the density is a bound on the probability
 # of the image as well (arXiv:1511.01844).
 #
@@ -1253,15 +1253,16 @@ tables.show(["test split", "nats per image", "bits per dimension"],
 # posteriors are narrow and leave room between them. A larger code lowers the squared error and the
 # bound, and makes more such room; a smaller one does the reverse. The size of this one was chosen
 # for that balance.
-#
+
+# %% [markdown]
 # ## B.3 Traversals
 #
 # **Question 2.** Take two test images of different digits, one draw from each posterior, and ten
 # points on the line between them. Decode the points to their means. The original stands beside
 # each end.
 #
-# **Idea.** If the code describes writing, halfway between two codes lies a shape between two digits,
-# and not one picture faded into the other.
+# **Idea.** If the code describes writing, halfway between two codes lies a shape between two
+# digits, and not one picture faded into the other.
 
 
 # %%
@@ -1865,8 +1866,8 @@ print(f"{facts['test_images']} test images, {facts['importance_samples']} sample
 # **Question (beyond the sheet).** The likelihood is reported with many importance samples, but
 # trained with one. What if the bound of C.3 is what training maximises (arXiv:1509.00519)?
 #
-# **Idea.** With $K$ draws for each image the loss is $-\hat L_K(x)$: the sheet's log-mean-exp of the
-# log-weights. Its gradient is
+# **Idea.** With $K$ draws for each image the loss is $-\hat L_K(x)$: the sheet's log-mean-exp of
+# the log-weights. Its gradient is
 #
 # $$\nabla\hat L_K=\sum_{k=1}^K\tilde w_k\,\nabla\log w_k,\qquad
 # \tilde w_k=\frac{w_k}{\sum_j w_j}:$$
@@ -2054,7 +2055,7 @@ if rows:
     heading = "new samples, from the top: " + "; ".join(names)
     plotting.show(plotting.image_grid(as_images(torch.cat(rows)), 16, heading, mila, width=8.0))
 
-# %% [markdown] tags=["solution"]
+# %% [markdown]
 # # Part D. A planar flow as the posterior (Mila/UdeM 2020, question 3.6)
 #
 # ## D.1 The loss
@@ -2063,7 +2064,8 @@ if rows:
 #
 # **Idea.** The change of variables gives the density of what the flow puts out. The proof of A.2
 # then holds as it stands.
-#
+
+# %% [markdown] tags=["solution"]
 # Let $z_0\sim q_0(z_0|x)=\mathcal N(\mu(x),\mathrm{diag}\,\sigma^2(x))$, and let it pass through
 # $k$ planar layers $z_j=f_j(z_{j-1})=z_{j-1}+\hat u_j\tanh(w_j^\top z_{j-1}+b_j)$. By the change
 # of variables, applied $k$ times,

@@ -301,9 +301,9 @@ class PlainVAE(nn.Module):
 # $$p(z_1)=\mathcal N(0,I),\quad p(z_2|z_1)=\mathcal N(\mu(z_1),I),\quad
 # q(z_2|z_1,x)=\mathcal N\big(\mu(z_1)+\delta(z_1,x),\,e^{2s(z_1,x)}\big).$$
 #
-# **Idea.** The posterior of the second level is written *relative to the prior* (a residual normal). With
-# $\delta=s=0$ it equals the prior and costs nothing. The logarithm of the ratio splits, and so does
-# the KL:
+# **Idea.** The posterior of the second level is written *relative to the prior* (a residual
+# normal). With $\delta=s=0$ it equals the prior and costs nothing. The logarithm of the ratio
+# splits, and so does the KL:
 #
 # $$\mathbb E_q\log\frac{q(z_1,z_2|x)}{p(z_1,z_2)}
 # = \underbrace{D_{KL}\big(q(z_1|x)\|p(z_1)\big)}_{\mathrm{KL}_1}
@@ -914,13 +914,15 @@ if chosen:
 # **Two levels are better than one on both data sets.** The hierarchical decoder sees 48 numbers in
 # a spatial layout, three times as many as the plain one. A nat of KL more is worth it as long as it
 # buys more than a nat of squared error, and it does: recon falls by more than KL rises.
-#
+
+# %% [markdown]
 # ## A.4 What each level does
 #
 # **Question.** What does each level of the code decide?
 #
 # **Idea.** Hold one level, draw the other anew, and look at what changes.
-#
+
+# %% [markdown] tags=["solution"]
 # The runs with and without free bits, side by side. Below, in the upper grid of each figure $z_1$
 # stays in a row and the noise of $z_2$ is drawn anew for each picture; in the lower grid the noise
 # of $z_2$ stays and $z_1$ is drawn anew. (To hold $z_2$ *itself* would show the same picture ten

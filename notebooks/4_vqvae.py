@@ -1259,10 +1259,8 @@ def train_q3(
     stages = {"vqvae": first, "prior": second}
     for name, stage in stages.items():
         arrays |= stage.arrays(name, validated)
-        facts |= {
-            f"{name}_epochs": stage.history.done / stage.per_epoch,
-            f"{name}_updates": stage.history.done,
-        }
+        facts |= {f"{name}_epochs": stage.history.done / stage.per_epoch,
+                  f"{name}_updates": stage.history.done}
     facts |= {
         "kept_at": {name: stage.kept_at for name, stage in stages.items()},
         "seconds": {name: stage.history.seconds for name, stage in stages.items()},

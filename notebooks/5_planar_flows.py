@@ -1501,7 +1501,7 @@ else:
     plotting.show(draw_samples(drawn, "1000 new samples of the recorded flows",
                                *from_energy.values()))
 
-# %% [markdown] tags=["solution"]
+# %% [markdown]
 # ## F · A flow as a posterior
 #
 # **Question (Mila 3.6).** The loss of a VAE whose posterior is a planar flow, and the advantage of
@@ -1509,7 +1509,8 @@ else:
 #
 # **Idea.** The posterior of one $x$ is a density known up to a constant. Part E has learned two
 # such densities already.
-#
+
+# %% [markdown] tags=["solution"]
 # Part E was this very problem with a single $x$: read $e^{-U}$ as $p(x,z)$ and $\log Z$ as
 # $\log p(x)$, and the loss is $-\mathrm{ELBO}$. So the gap of the bound can be measured on its two
 # densities. The best diagonal Gaussian (no layers) is set beside the depths of part E; it minimises

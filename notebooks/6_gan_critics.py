@@ -405,12 +405,8 @@ class Objective:
                 penalty = one_centred_penalty(critic(mixed), mixed)
             with half():
                 real_scores, fake_scores = critic(torch.cat([real, fake])).chunk(2)
-        return (
-            METRICS[self.metric](real_scores, fake_scores),
-            penalty,
-            real_scores.mean(),
-            fake_scores.mean(),
-        )
+        return (METRICS[self.metric](real_scores, fake_scores), penalty,
+                real_scores.mean(), fake_scores.mean())
 
 
 # %%
@@ -535,7 +531,7 @@ class AlternatingUpdate(Stateful):
         return {"generator": self.generator, "critic": self.critic, "average": self.average.module}
 
 
-# %% [markdown] tags=["solution"]
+# %% [markdown]
 # ## B · Twenty Dirac GANs
 #
 # ### B.1 The game and its theory
@@ -551,7 +547,8 @@ class AlternatingUpdate(Stateful):
 # and $c=\psi_0\theta+\psi_1$ on fake. The equilibrium is $\theta=0$, $\psi_0=0$. All three
 # parameters start at $\mathcal N(0,0.7^2)$; both players use gradient descent with rate $\eta=0.1$,
 # 5000 steps, the critic first.
-#
+
+# %% [markdown] tags=["solution"]
 # **Gradients.** With $\sigma'/\sigma=\sigma(-\cdot)$ and $s=\sigma(c)$, the derivatives of the
 # metric are
 #
@@ -2339,12 +2336,17 @@ def upto(record, updates: int) -> np.ndarray:
 # %%
 def draw_comparison(records, noise, updates: int) -> plt.Figure:
     """Samples of all runs, and what was evaluated: strong up to ``updates``, pale beyond."""
-    figure = plt.figure(figsize=(10, 6.2))
-    top, bottom = figure.subfigures(2, 1, height_ratios=(1.25, 1.8))
-    for axis, record in zip(top.subplots(1, len(records), squeeze=False)[0], records, strict=True):
+    titles = [
+        "\n".join(textwrap.fill(said, 26) for said in (describe_run(record), record.remark) if said)
+        for record in records
+    ]
+    above = 2.1 + 0.14 * max(title.count("\n") + 1 for title in titles)  # inches: pictures, lines
+    figure = plt.figure(figsize=(10, above + 3.66))
+    top, bottom = figure.subfigures(2, 1, height_ratios=(above, 3.66))
+    axes = top.subplots(1, len(records), squeeze=False)[0]
+    for axis, record, title in zip(axes, records, titles, strict=True):
         plotting.show_image(axis, plotting.tile(record.arrays["samples"][:12], 4))
-        done, planned = record["budget"]["done"], record["budget"]["planned"]
-        axis.set_title(f"{textwrap.fill(describe_run(record), 22)}\n{done:,} of {planned:,}")
+        axis.set_title(title)
     held_out = sorted({f"{record['config']['metric']}_test" for record in records})
     names = ("fid", "inception_score", *held_out)
     panels = dict(zip(names, bottom.subplots(1, len(names)), strict=True))

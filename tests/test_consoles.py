@@ -1,12 +1,16 @@
 """Consoles without some signs, of another encoding, or whose reader has gone: no command ends in a traceback."""
 
+import errno
 import os
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 
+from helpers import __main__ as command_line
 from helpers import settings
+from helpers.files import WriteError
 
 CONSOLES = {"cp1252": {"PYTHONIOENCODING": "cp1252"}, "C": {"PYTHONIOENCODING": ""}}  # C: ASCII
 COMMANDS = [("status",), ("check",), ("colab",), ("diff", "results/q1_a_dset1.json", "results/q1_a_dset2.json"),
@@ -58,3 +62,33 @@ def test_an_output_that_is_full_is_one_clear_error(unbuffered):
         process = called("diff", "results/q1_a_dset1.json", "results/q1_a_dset2.json", output=full, PYTHONUNBUFFERED=unbuffered)
         _, errors = process.communicate(timeout=300)
     assert (process.returncode, errors) == (2, b"error: the output could not be written where it goes: No space left on device\n")
+
+
+@pytest.fixture
+def ending(monkeypatch):
+    """The command line with a command that ends in a given error."""
+
+    def end(error: Exception) -> int:
+        def function(arguments):
+            raise error
+
+        asked = SimpleNamespace(profile=None, function=function)
+        monkeypatch.setattr(command_line, "parser_for", lambda words: SimpleNamespace(parse_args=lambda: asked))
+        monkeypatch.setattr(command_line, "end_as_interrupted", lambda: None)
+        return command_line.main()
+
+    return end
+
+
+def test_a_full_disk_under_a_file_keeps_the_message_that_names_the_file(ending, capsys):
+    full = WriteError(errno.ENOSPC, "could not write results/a.json: No space left on device; 0.00 GiB are free there")
+    assert ending(full) == 2
+    assert str(full) in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), BrokenPipeError(errno.EPIPE, "Broken pipe"),
+                                   KeyError("a fault of ours")])
+def test_an_error_that_the_console_has_no_part_in_is_shown_whole(ending, error):
+    with pytest.raises(type(error)) as caught:
+        ending(error)
+    assert caught.value is error

@@ -100,13 +100,12 @@ def is_rounded(name: str, array: np.ndarray) -> bool:
 def rounded(values: np.ndarray) -> np.ndarray:
     """float32 numbers with 12 significant bits, to nearest, ties to even; what is not finite stays as it is.
 
-    References: Klöwer et al., 2021, doi:10.1038/s43588-021-00156-2.
+    References: Klöwer et al., Nature Computational Science 1, 713-724 (2021).
     """
     bits = np.ascontiguousarray(values, dtype=np.float32).view(np.uint32)
     last = (bits >> np.uint32(DROPPED_BITS)) & np.uint32(1)
     half = np.uint32((1 << (DROPPED_BITS - 1)) - 1)
-    with np.errstate(over="ignore"):
-        kept = ((bits + half + last) & np.uint32(0xFFFFFFFF << DROPPED_BITS & 0xFFFFFFFF)).view(np.float32)
+    kept = ((bits + half + last) & np.uint32(0xFFFFFFFF << DROPPED_BITS & 0xFFFFFFFF)).view(np.float32)
     return np.where(np.isfinite(values) & np.isfinite(kept), kept, values).astype(np.float32)
 
 

@@ -28,9 +28,10 @@ def register(commands) -> None:
 def repack(arguments) -> int:
     """Repack the arrays of records; one line for each that became smaller."""
     results = settings.output_folder() / "results"
-    everything = [Record(path) for path in sorted(results.glob("*.json"))]
-    for run_id in arguments.run or [record.id for record in everything]:
-        record = next((record for record in everything if record.id == run_id), None)
+    own = {record.id: record for record in (Record(path) for path in sorted(results.glob("*.json")))}
+    everything = [*own.values(), *(Record(path) for path in sorted(results.glob("seeds/*/*.json")))]
+    for run_id in arguments.run or list(own):
+        record = own.get(run_id)
         if record is None:
             raise RecordError(f"{run_id} has no record in {results}{deliverables.nearest(run_id)}")
         before, after = repacked(record, everything)
@@ -40,7 +41,7 @@ def repack(arguments) -> int:
 
 
 def repacked(record: Record, everything: list[Record]) -> tuple[int, int]:
-    """Repack one record's arrays, and name them in the records that rest on it; bytes before and after.
+    """Repack one record's arrays, and name them in the records, of any root, that rest on it; bytes before and after.
 
     Raises:
         RecordError: what would be written does not hold the same numbers; nothing was written.
@@ -55,9 +56,9 @@ def repacked(record: Record, everything: list[Record]) -> tuple[int, int]:
     name = hashlib.sha256(after).hexdigest()
     files = {path: after}
     for other in everything:
-        if record.id in (other.content.get("rests_on") or {}):
-            if other.content["rests_on"][record.id] == record["arrays"]["sha256"]:
-                other.content["rests_on"][record.id] = name
+        rests_on = other.content.get("rests_on") or {}
+        if rests_on.get(record.id) == record["arrays"]["sha256"]:
+            rests_on[record.id] = name
             files[other.path] = records.json_bytes(other.content)
     record.content["arrays"]["sha256"] = name
     files[record.path] = records.json_bytes(record.content)

@@ -50,6 +50,13 @@ def test_a_part_opens_with_its_question_and_its_idea(notebook, heading, text):
     assert complaint(text) == ""
 
 
+@pytest.mark.parametrize("path", SOURCES, ids=[path.stem for path in SOURCES])
+def test_no_heading_or_question_stands_in_a_cell_that_students_do_not_get(path):
+    for cell in percent.cells(path.read_text(encoding="utf-8")):
+        if cell.kind == "markdown" and percent.SOLUTION in cell.tags:
+            assert not HEADING.search(cell.text) and not QUESTION.search(cell.text), cell.text[:200]
+
+
 def test_every_notebook_has_parts():
     assert {name for name, _, _ in CASES} == {path.stem for path in SOURCES} and len(CASES) > 35
 

@@ -10,7 +10,7 @@ import pytest
 
 from helpers.results import packing
 from helpers.results.records import Record, RecordError
-from helpers.work import repack
+from helpers.work import repack, seeds
 
 
 @pytest.fixture
@@ -47,6 +47,10 @@ def test_arrays_shrink_keep_their_numbers_and_are_named_by_who_rests_on_them(res
     old = written(results, "q3_dset1", {"samples": images, "vqvae_train": terms, "steps": np.arange(9)})
     rests = written(results, "haifa_q2", {}, rests_on={"q3_dset1": old["arrays"]["sha256"], "other": "1" * 64})
     outdated = written(results, "haifa_q1", {}, rests_on={"q3_dset1": "2" * 64})
+    outdated_text = "  " + (results / "haifa_q1.json").read_text(encoding="utf-8")  # another's spacing: it is not even touched
+    (results / "haifa_q1.json").write_text(outdated_text, encoding="utf-8")
+    (results / "seeds" / "1").mkdir(parents=True)
+    written(results / "seeds" / "1", "haifa_q2", {}, seed=1, rests_on=dict(rests["rests_on"]))
     before = (results / "q3_dset1.npz").stat().st_size
     assert repack.repack(SimpleNamespace(run=[])) == 0
     record = Record(results / "q3_dset1.json")
@@ -57,7 +61,10 @@ def test_arrays_shrink_keep_their_numbers_and_are_named_by_who_rests_on_them(res
     assert f"q3_dset1: {before:,} to" in capsys.readouterr().out
     now = json.loads((results / "haifa_q2.json").read_text(encoding="utf-8"))
     assert now == {**rests, "rests_on": {"q3_dset1": record["arrays"]["sha256"], "other": "1" * 64}}
-    assert json.loads((results / "haifa_q1.json").read_text(encoding="utf-8")) == outdated  # it was stale and stays so
+    assert (results / "haifa_q1.json").read_text(encoding="utf-8") == outdated_text  # it was stale and stays so
+    assert json.loads(outdated_text) == outdated
+    (repetition,) = seeds.repetitions(Record(results / "haifa_q2.json"))
+    assert repetition["rests_on"] == now["rests_on"]
 
 
 def test_a_second_time_nothing_is_left_to_do(results, capsys):
