@@ -33,6 +33,7 @@ DIGIT_COLOURS = plt.get_cmap("tab10").colors  # ten classes need ten colours
 DENSITY_MAP = "cividis"
 MOST_COLOURS = 4096  # of a plot, edges of letters and lines included; photographs have more
 MOST_ERROR = 6.0  # of 255, root mean square: what a palette may change of a photograph; it is not seen at the size shown
+PALETTE_PIXELS = 20000  # of photographs, from which their palette is made
 TIME_MAP = matplotlib.colors.ListedColormap(plt.get_cmap("Blues")(np.linspace(0.5, 1.0, 256)), name="time")  # nothing pale
 
 plt.rcParams.update({
@@ -63,12 +64,31 @@ def _packed(drawn: io.BytesIO) -> io.BytesIO:
     """A PNG with a palette where that looks the same, as it does for nearly all: a third of the size for photographs."""
     picture, packed = PIL.Image.open(drawn).convert("RGB"), io.BytesIO()
     few = picture.getcolors(MOST_COLOURS) is not None
-    fitted = picture.quantize(256, method=PIL.Image.Quantize.MEDIANCUT, kmeans=0 if few else 4, dither=PIL.Image.Dither.NONE)
+    fitted = _of_one_palette(picture, few)
     difference = np.subtract(picture, fitted.convert("RGB"), dtype=np.float32)
     if few or np.sqrt(np.square(difference).mean()) < MOST_ERROR:
         picture = fitted
     picture.save(packed, format="png", optimize=True)
     return packed if len(packed.getvalue()) < len(drawn.getvalue()) else drawn
+
+
+def _of_one_palette(picture: PIL.Image.Image, few: bool) -> PIL.Image.Image:
+    """A picture in 256 colours: of a plot by median cut, of photographs by k-means on a part of the pixels, ten times as fast."""
+    way = {"method": PIL.Image.Quantize.MEDIANCUT, "dither": PIL.Image.Dither.NONE}
+    if few:
+        return picture.quantize(256, **way)
+    pixels = np.asarray(picture)
+    part = pixels.reshape(-1, 3)[:: max(1, pixels.size // (3 * PALETTE_PIXELS)) | 1]  # an odd step meets every column
+    palette = PIL.Image.fromarray(part[None]).quantize(256, kmeans=4, **way)
+    colours = np.array(palette.getpalette("RGB")).reshape(-1, 3)
+    white = colours.sum(axis=1).argmax()
+    colours[white] = 255
+    palette.putpalette(colours.astype(np.uint8).tobytes())
+    places = np.array(picture.quantize(palette=palette, dither=PIL.Image.Dither.NONE))
+    places[(pixels == 255).all(axis=-1)] = white  # the paper stays white: Pillow looks colours up in steps of four
+    fitted = PIL.Image.fromarray(places)
+    fitted.putpalette(palette.getpalette("RGB"))
+    return fitted
 
 
 def _show_in_notebook(drawn: io.BytesIO, packed: io.BytesIO, width: int) -> None:

@@ -14,6 +14,15 @@ import torch
 torch.set_num_threads(1)
 
 
+LONGEST = ("test_notebooks.py", "test_cluster.py", "test_fake_cuda.py", "test_release.py", "test_consoles.py", "test_stamping.py",
+           "test_report.py")  # modules, each run by one worker; begun first, so that none is left for the end
+
+
+def pytest_collection_modifyitems(items):
+    """Let the longest tests begin first."""
+    items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
+
+
 @pytest.fixture(autouse=True)
 def own_folders(tmp_path, monkeypatch):
     """The smoke profile, writing into the test's temporary folder."""

@@ -1,6 +1,7 @@
 """Consoles without some signs, of another encoding, or whose reader has gone: no command ends in a traceback."""
 
 import errno
+import json
 import os
 import subprocess
 import sys
@@ -19,19 +20,43 @@ COMMANDS = [("status",), ("check",), ("colab",), ("diff", "results/q1_a_dset1.js
 
 def called(*words, output=subprocess.PIPE, **variables):
     """Process of a command at the full profile, in the locale C without Python's own switch to UTF-8."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(("LC_", "SUITE_OUTPUT"))}
-    environment |= {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"} | variables
     return subprocess.Popen([sys.executable, "-m", "helpers", "--profile", "full", *words], cwd=settings.PROJECT_ROOT,
-                            env=environment, stdout=output, stderr=subprocess.PIPE)
+                            env=environment(**variables), stdout=output, stderr=subprocess.PIPE)
+
+
+def environment(**variables):
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("LC_", "SUITE_OUTPUT"))}
+    return kept | {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"} | variables
+
+
+ONE_AFTER_ANOTHER = """if True:
+    import json, sys, traceback
+    from helpers.__main__ import main
+    for words in json.loads(sys.argv[1]):
+        print("#### asked:", *words, flush=True)
+        sys.argv = ["helpers", "--profile", "full", *words]
+        try:
+            status = main()
+        except SystemExit as end:
+            status = end.code
+        except Exception:
+            traceback.print_exc()
+            status = "a traceback"
+        print("status", status, flush=True)
+"""
 
 
 @pytest.mark.parametrize("console", CONSOLES)
-@pytest.mark.parametrize("words", COMMANDS, ids=lambda words: words[0])
-def test_a_command_says_what_it_has_to_say(words, console):
-    process = called(*words, **CONSOLES[console])
-    output, errors = process.communicate(timeout=300)
-    assert b"Traceback" not in errors and process.returncode in (0, 1, 2)
-    assert output or b"error: there is no run" in errors
+def test_every_command_says_what_it_has_to_say(console):
+    done = subprocess.run([sys.executable, "-c", ONE_AFTER_ANOTHER, json.dumps(COMMANDS)], cwd=settings.PROJECT_ROOT,
+                          env=environment(**CONSOLES[console]), capture_output=True, timeout=300, check=False)
+    assert b"Traceback" not in done.stderr, done.stderr
+    said = done.stdout.split(b"#### asked: ")[1:]
+    assert [part.split(None, 1)[0].decode() for part in said] == [words[0] for words in COMMANDS]
+    for part in said:
+        lines = part.split(b"\n")
+        assert lines[-2] in (b"status 0", b"status 1", b"status 2"), part
+        assert len(lines) > 3 or b"error: there is no run" in done.stderr
 
 
 @pytest.mark.parametrize("unbuffered", ["", "1"])

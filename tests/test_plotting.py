@@ -87,6 +87,17 @@ def test_a_photograph_gets_a_palette_only_where_it_looks_the_same(spread, mode):
     assert np.sqrt((difference**2).mean()) < plotting.MOST_ERROR
 
 
+def test_the_paper_of_a_photograph_stays_white():
+    generator = np.random.default_rng(1)
+    pixels = np.full((400, 300, 3), 255, np.uint8)
+    pixels[40:, 40:] = generator.integers(0, 12, (360, 260, 3)) + np.arange(240, dtype=np.uint8).repeat(2)[:360, None, None]
+    drawn = io.BytesIO()
+    PIL.Image.fromarray(pixels).save(drawn, "png")
+    after = PIL.Image.open(plotting._packed(drawn))
+    white = (pixels == 255).all(-1)
+    assert after.mode == "P" and (np.asarray(after.convert("RGB"))[white] == 255).all()
+
+
 def test_tiles_stand_row_by_row_with_a_gap():
     images = np.arange(3, dtype=np.uint8)[:, None, None, None].repeat(2, 1).repeat(4, 2).repeat(3, 3) * 51  # (3, 2, 4, 3)
     picture = plotting.tile(images, 2, gap=1)

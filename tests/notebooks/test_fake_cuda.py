@@ -17,7 +17,7 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
 
 from helpers import settings
-from helpers.data import synthetic
+from helpers.data import standins, synthetic
 from helpers.suite import Run, Suite
 from helpers.train.graphs import CapturedStep
 from helpers.work.definitions import definitions
@@ -143,6 +143,13 @@ UNTRAINED = {  # runs without a fit: closed forms, estimates of known densities,
 }
 RUNS = [(notebook, run_id) for notebook in UNTRAINED
         for run_id in sorted(set(definitions(notebook).RUNS) - UNTRAINED[notebook])]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def loaded():
+    """What takes a child seconds and that it finds here: drawn digits, and the library that has the small ones."""
+    standins.glyph_fields()
+    standins.digits()
 
 
 @pytest.fixture

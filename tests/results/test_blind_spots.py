@@ -2,6 +2,7 @@
 
 import ast
 import copy
+from functools import cache
 
 import pytest
 
@@ -28,6 +29,7 @@ def statements(body):
                 yield from statements(handler.body)
 
 
+@cache
 def globals_and_changes(text: str) -> tuple[dict[str, int], dict[str, int]]:
     """Name -> line of every name that loading a module binds, and of every one whose value it changes afterwards."""
     bound, changed, loaded = {}, {}, list(statements(ast.parse(text).body))
