@@ -73,7 +73,7 @@ def rates_table() -> list[str]:
 
 def table() -> str:
     """One row a recorded run, with its headline metric: the first that the sheet reports, else the first that is judged."""
-    lines = ["| run | metric | ours | sheet | target | bound | verdict |", "|---|---|---:|---:|---:|---:|---|"]
+    lines = ["| run | metric | ours | seeds | sheet | target | bound | verdict |", "|---|---|---:|---:|---:|---:|---:|---|"]
     missing, alone = [], []
     for entry in deliverables.asked_runs():
         record = records.load(entry["id"], settings.PROJECT_ROOT / "results")
@@ -87,7 +87,7 @@ def table() -> str:
         said = record.part if verdict.word.endswith(verdicts.ON_PART) else record.remark  # the word has said the rest
         word = f"{verdict.word}: {said}" if said else verdict.word
         known = " | ".join(tables.number(verdict.facts.get(name)) for name in tables.KNOWN)
-        lines.append(f"| `{entry['id']}` | {verdict.metric} | {verdict.measured} | {known} | {word} |")
+        lines.append(f"| `{entry['id']}` | {verdict.metric} | {verdict.measured} | {_seeds(record, verdict)} | {known} | {word} |")
     if alone:
         lines += ["", f"Recorded, with no number of the sheet's kind to set beside it: {', '.join(alone)}."]
     if missing:
@@ -97,7 +97,7 @@ def table() -> str:
 
 def short_table() -> str:
     """The runs whose number the sheet reports too, and how many runs reach what they aim at."""
-    lines = ["| sheet | question | result | ours | theirs | verdict |", "|---|---|---|---:|---:|---|"]
+    lines = ["| sheet | question | result | ours | seeds | theirs | verdict |", "|---|---|---|---:|---:|---:|---|"]
     judged, reached = 0, 0
     for entry in deliverables.asked_runs():
         record = records.load(entry["id"], settings.PROJECT_ROOT / "results")
@@ -107,9 +107,15 @@ def short_table() -> str:
         judged, reached = judged + 1, reached + verdict.word.startswith(("target reached", "sheet reached"))
         if "sheet" in verdict.facts and verdict.value is not None:
             ours, theirs = wording.with_spread(verdict.value, verdict.spread), wording.number(verdict.facts["sheet"])
-            cells = (SHEETS[entry["sheet"]], entry["title"], wording.metric(verdict.metric), ours, theirs, verdict.word)
+            cells = (SHEETS[entry["sheet"]], entry["title"], wording.metric(verdict.metric), ours, _seeds(record, verdict), theirs,
+                     verdict.word)
             lines.append(f"| {' | '.join(cells)} |")
     return "\n".join([*lines, "", f"{reached} of {judged} runs with an aim reach it."])
+
+
+def _seeds(record: records.Record, verdict: verdicts.Verdict) -> str:
+    """Over how many seeds a judged number is a mean."""
+    return str(record.spread.get(verdict.metric, {}).get("n", "-"))
 
 
 PAGES: dict[str, dict[str, Callable[[], str]]] = {  # page -> marker -> what stands between its two marks
