@@ -8,6 +8,7 @@ generator, and the arithmetic is numpy's, elementwise, so the number of threads 
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -43,19 +44,20 @@ def block_generator(name: str, split: str, block: int, stream: int = 0) -> np.ra
     return np.random.Generator(np.random.Philox(np.random.SeedSequence(key)))
 
 
-def _glyph_outline(font: str, digit: int) -> np.ndarray:
-    """Line segments (M, 2, 2) of a digit's outline, in units of the digit height, centred."""
+def _glyph_outlines(font: str) -> Iterator[np.ndarray]:
+    """Line segments (M, 2, 2) of each digit's outline, in units of the height of the 8, centred."""
     import matplotlib
     from matplotlib.font_manager import FontProperties
     from matplotlib.textpath import TextPath
 
     properties = FontProperties(fname=Path(matplotlib.get_data_path()) / "fonts" / "ttf" / f"{font}.ttf")
-    height = TextPath((0, 0), "8", size=1.0, prop=properties).get_extents().height
-    path = TextPath((0, 0), str(digit), size=1.0, prop=properties)
-    extents = path.get_extents()
-    centre = np.array([extents.x0 + extents.x1, extents.y0 + extents.y1]) / 2
-    polygons = [(polygon - centre) / height for polygon in path.to_polygons(closed_only=True)]
-    return np.concatenate([np.stack([polygon[:-1], polygon[1:]], axis=1) for polygon in polygons])
+    paths = [TextPath((0, 0), str(digit), size=1.0, prop=properties) for digit in range(10)]
+    height = paths[8].get_extents().height
+    for path in paths:
+        extents = path.get_extents()
+        centre = np.array([extents.x0 + extents.x1, extents.y0 + extents.y1]) / 2
+        polygons = [(polygon - centre) / height for polygon in path.to_polygons(closed_only=True)]
+        yield np.concatenate([np.stack([polygon[:-1], polygon[1:]], axis=1) for polygon in polygons])
 
 
 @functools.lru_cache(maxsize=1)
@@ -71,8 +73,8 @@ def glyph_fields() -> np.ndarray:
     y, x = (grid.ravel()[:, None] for grid in np.meshgrid(axis, axis, indexing="ij"))
     fields = []
     for font in FONTS:
-        for digit in range(10):
-            (x0, y0), (x1, y1) = _glyph_outline(font, digit).transpose(1, 2, 0)
+        for outline in _glyph_outlines(font):
+            (x0, y0), (x1, y1) = outline.transpose(1, 2, 0)
             dx, dy = x1 - x0, y1 - y0
             along = np.clip(((x - x0) * dx + (y - y0) * dy) / np.maximum(dx * dx + dy * dy, 1e-12), 0, 1)
             distance = np.sqrt(((x0 + along * dx - x) ** 2 + (y0 + along * dy - y) ** 2).min(axis=1))

@@ -87,7 +87,8 @@ def table() -> str:
         said = record.part if verdict.word.endswith(verdicts.ON_PART) else record.remark  # the word has said the rest
         word = f"{verdict.word}: {said}" if said else verdict.word
         known = " | ".join(tables.number(verdict.facts.get(name)) for name in tables.KNOWN)
-        lines.append(f"| `{entry['id']}` | {verdict.metric} | {verdict.measured} | {_seeds(record, verdict)} | {known} | {word} |")
+        ours = f"{verdict.metric} | {verdict.measured} | {_seeds(record, verdict)}"
+        lines.append(f"| `{entry['id']}` | {ours} | {known} | {word} |")
     if alone:
         lines += ["", f"Recorded, with no number of the sheet's kind to set beside it: {', '.join(alone)}."]
     if missing:
@@ -107,9 +108,8 @@ def short_table() -> str:
         judged, reached = judged + 1, reached + verdict.word.startswith(("target reached", "sheet reached"))
         if "sheet" in verdict.facts and verdict.value is not None:
             ours, theirs = wording.with_spread(verdict.value, verdict.spread), wording.number(verdict.facts["sheet"])
-            cells = (SHEETS[entry["sheet"]], entry["title"], wording.metric(verdict.metric), ours, _seeds(record, verdict), theirs,
-                     verdict.word)
-            lines.append(f"| {' | '.join(cells)} |")
+            result = f"{wording.metric(verdict.metric)} | {ours} | {_seeds(record, verdict)}"
+            lines.append(f"| {SHEETS[entry['sheet']]} | {entry['title']} | {result} | {theirs} | {verdict.word} |")
     return "\n".join([*lines, "", f"{reached} of {judged} runs with an aim reach it."])
 
 

@@ -91,7 +91,7 @@ def connect(address: str | None):
     try:
         context = ray.init(address=address, runtime_env=shipped, log_to_driver=False, logging_level="error",
                            ignore_reinit_error=True)
-    except (ConnectionError, ValueError, RuntimeError, TimeoutError) as error:
+    except Exception as error:  # of a node that does not begin in time Ray raises no narrower one
         where = address or "this machine"
         raise ClusterError(f"no Ray cluster could be used at {where}: {str(error).splitlines()[0]}") from error
     print(f"Ray: {len(ray.nodes())} node{'s' * (len(ray.nodes()) != 1)}, "

@@ -168,7 +168,7 @@ def printed(notebook):
 
 @pytest.mark.slow
 def test_a_notebook_clones_the_suite_into_an_empty_folder_and_runs_to_its_end(empty_folder):
-    notebook = empty_folder(jupytext.read(empty_folder.origin / "notebooks" / "5_planar_flows.py"))
+    notebook = empty_folder(jupytext.read(empty_folder.origin / "notebooks" / "4_vqvae.py"))
     clone = empty_folder.folder / "models"
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
     assert not any(output.get("name") == "stderr" for output in outputs)
@@ -178,8 +178,8 @@ def test_a_notebook_clones_the_suite_into_an_empty_folder_and_runs_to_its_end(em
     results = sorted(path.name for path in (clone / "build" / "smoke" / "results").glob("*") if path.is_file())
     with zipfile.ZipFile(clone / "build" / "smoke" / "hand_in.zip") as archive:
         packed = archive.namelist()
-    assert results and {f"results/{name}" for name in results} < set(packed) and "figures/mila_p3_layers.png" in packed
-    assert "notebooks/5_planar_flows.py" in packed
+    assert results and {f"results/{name}" for name in results} < set(packed) and "figures/q3_dset1_samples.png" in packed
+    assert "notebooks/4_vqvae.py" in packed
     status = subprocess.run(["git", "-C", str(clone), "status", "--porcelain"], capture_output=True, text=True, check=True)
     assert "helpers" not in status.stdout and "notebooks" not in status.stdout
 
