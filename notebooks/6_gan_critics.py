@@ -2336,11 +2336,12 @@ def upto(record, updates: int) -> np.ndarray:
 # %%
 def draw_comparison(records, noise, updates: int) -> plt.Figure:
     """Samples of all runs, and what was evaluated: strong up to ``updates``, pale beyond."""
+    wrap = textwrap.TextWrapper(28, break_on_hyphens=False)
     titles = [
-        "\n".join(textwrap.fill(said, 26) for said in (describe_run(record), record.remark) if said)
+        "\n".join(wrap.fill(said) for said in (describe_run(record), record.remark) if said)
         for record in records
     ]
-    above = 2.1 + 0.14 * max(title.count("\n") + 1 for title in titles)  # inches: pictures, lines
+    above = 1.8 + 0.17 * max(title.count("\n") + 1 for title in titles)  # inches: pictures, lines
     figure = plt.figure(figsize=(10, above + 3.66))
     top, bottom = figure.subfigures(2, 1, height_ratios=(above, 3.66))
     axes = top.subplots(1, len(records), squeeze=False)[0]
