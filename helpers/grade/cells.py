@@ -8,6 +8,7 @@ import json
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 from helpers.publish import percent
 from helpers.results.digests import canonical
@@ -113,26 +114,33 @@ def code(cells: Iterable[Cell]) -> Code:
         NotPython: it is nested too deeply or too long to be a notebook's; cells that do not parse are left out.
     """
     texts, statements, definitions, nodes = [], [], {}, 0
-    for cell in cells:
-        if cell.kind != "code":
+    for text in (without_magics(cell.source) for cell in cells if cell.kind == "code"):
+        read = _read(text)
+        if read is None:
             continue
-        text = without_magics(cell.source)
-        try:
-            tree = ast.parse(text)
-        except (SyntaxError, ValueError):
-            continue
-        except (RecursionError, MemoryError) as error:
-            raise NotPython("a cell is nested too deeply to be read") from error
-        nodes += size_of(tree)
+        nodes += read[0]
         if nodes > MOST_NODES:
             raise NotPython(f"its code has more than {MOST_NODES:,} parts")
         texts.append(text)
-        for node in tree.body:
-            form = canonical(node)
-            statements.append(form)
-            if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
-                definitions[node.name] = form
+        statements += (form for _, form in read[1])
+        definitions |= {name: form for name, form in read[1] if name}
     return Code("\n".join(texts), tuple(statements), definitions)
+
+
+@lru_cache(maxsize=4096)  # a source and its saved notebook have the same cells
+def _read(text: str) -> tuple[int, tuple[tuple[str, str], ...]] | None:
+    """Of a cell: how many nodes it has, and of each statement (name it defines, canonical form); None if it does not parse."""
+    try:
+        tree = ast.parse(text)
+    except (SyntaxError, ValueError):
+        return None
+    except (RecursionError, MemoryError) as error:
+        raise NotPython("a cell is nested too deeply to be read") from error
+    number = size_of(tree)
+    if number > MOST_NODES:
+        return number, ()
+    kinds = ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef
+    return number, tuple((node.name if isinstance(node, kinds) else "", canonical(node)) for node in tree.body)
 
 
 def size_of(tree: ast.AST) -> int:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import hashlib
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 
 from helpers.grade import cells as notebook_cells
 from helpers.grade.cells import Cell
@@ -39,7 +40,7 @@ def _checks(source: str) -> list[dict]:
     defined = set(notebook_cells.code(cells).definitions)
     found = []
     for cell in cells:
-        body = _body(cell)
+        body = _body(cell.source) if cell.kind == "code" else []
         plain = [node for node in body if not isinstance(node, (ast.FunctionDef, ast.ClassDef))]
         if any(isinstance(inner, ast.Assert) for node in plain for inner in ast.walk(node)):
             names = {inner.id for node in plain for inner in ast.walk(node) if isinstance(inner, ast.Name)}
@@ -56,7 +57,13 @@ def texts_of(source: str) -> list[dict]:
 
 def form_of(cell: Cell) -> str:
     """A digest of what a cell does, apart from what it defines, comments and layout."""
-    return hashlib.sha256("\n".join(map(canonical, _plain(cell))).encode()).hexdigest()[:16]
+    return _form(cell.source if cell.kind == "code" else "")
+
+
+@lru_cache(maxsize=4096)  # a cell is asked for with each run that rests on its check
+def _form(text: str) -> str:
+    plain = [node for node in _body(text) if not isinstance(node, (ast.FunctionDef, ast.ClassDef))]
+    return hashlib.sha256("\n".join(map(canonical, plain)).encode()).hexdigest()[:16]
 
 
 def uses_of(source: str) -> dict[str, set[str]]:
@@ -177,13 +184,9 @@ def _is_empty(node: ast.FunctionDef | ast.ClassDef) -> bool:
     return all(value is None or isinstance(value, (ast.Pass, ast.Constant)) for value in values)
 
 
-def _body(cell: Cell) -> list[ast.stmt]:
+def _body(text: str) -> list[ast.stmt]:
     try:
-        return ast.parse(notebook_cells.without_magics(cell.source)).body if cell.kind == "code" else []
+        return ast.parse(notebook_cells.without_magics(text)).body
     except PARSING_ERRORS:
         return []
-
-
-def _plain(cell: Cell) -> list[ast.stmt]:
-    return [node for node in _body(cell) if not isinstance(node, (ast.FunctionDef, ast.ClassDef))]
 

@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
+from functools import lru_cache
 from pathlib import Path
 
 from helpers.results.digests import Module, canonical
@@ -108,14 +109,16 @@ def definitions_apart(first: Iterable[str], second: Iterable[str]) -> list[str]:
 
 def _definitions(code_cells: Iterable[str]) -> dict[str, str]:
     """Name -> the text of its syntax tree; a cell that does not parse defines nothing."""
-    found: dict[str, str] = {}
-    for text in code_cells:
-        try:
-            definitions = Module("", plain(text)).definitions
-        except (SyntaxError, ValueError, RecursionError):
-            continue
-        found |= {name: canonical(nodes) for name, nodes in definitions.items()}
-    return found
+    return {name: form for text in code_cells for name, form in _defined_by(text)}
+
+
+@lru_cache(maxsize=4096)  # a source and its saved notebook have the same cells
+def _defined_by(text: str) -> tuple[tuple[str, str], ...]:
+    try:
+        definitions = Module("", plain(text)).definitions
+    except (SyntaxError, ValueError, RecursionError):
+        return ()
+    return tuple((name, canonical(nodes)) for name, nodes in definitions.items())
 
 
 def _listed(names: Iterable[str]) -> str:
