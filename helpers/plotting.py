@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import PIL.Image
+import PIL.ImageFile
 
 from helpers.files import write_atomically
 
@@ -33,6 +34,7 @@ DIGIT_COLOURS = plt.get_cmap("tab10").colors  # ten classes need ten colours
 DENSITY_MAP = "cividis"
 MOST_COLOURS = 4096  # of a plot, edges of letters and lines included; photographs have more
 MOST_ERROR = 6.0  # of 255, root mean square: what a palette may change of a photograph; it is not seen at the size shown
+PIL.ImageFile.MAXBLOCK = 2**22  # an optimised JPEG has to fit into one block, which older versions of Pillow take too small
 PALETTE_PIXELS = 20000  # of photographs, from which their palette is made
 TIME_MAP = matplotlib.colors.ListedColormap(plt.get_cmap("Blues")(np.linspace(0.5, 1.0, 256)), name="time")  # nothing pale
 

@@ -47,7 +47,13 @@ def begin(tmp_path, *words, profile):
     environment = os.environ | {"SUITE_OUTPUT": str(tmp_path / "output"), "SUITE_PROFILE": profile, "SUITE_HOUSE_NUMBERS": ""}
     command = [sys.executable, "-m", "helpers", "--profile", profile, *words]
     return subprocess.Popen(command, cwd=settings.PROJECT_ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                            encoding="utf-8", start_new_session=True)
+                            encoding="utf-8", start_new_session=True, preexec_fn=heed_all)
+
+
+def heed_all():
+    """In a child: heed what the test sends, which it would not where the tests run under nohup or in the background."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
 
 
 def end(process, number, tmp_path):
@@ -55,7 +61,11 @@ def end(process, number, tmp_path):
     below = children(process.pid)
     assert below
     process.send_signal(number)
-    output, errors = process.communicate(timeout=100)
+    try:
+        output, errors = process.communicate(timeout=100)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        raise
     assert process.returncode == 130, (output, errors)
     assert errors.count("interrupted: the same command goes on from the checkpoints") >= 1
     assert "Traceback" not in errors + output

@@ -1,8 +1,8 @@
 """Drawing of the stand-in datasets: pictures made here, for where the real ones cannot be downloaded.
 
-``street_digits`` stands in for SVHN, ``photo_patches`` for CIFAR-10, ``digits`` for MNIST. Image i of a split depends
-on the split and on i only: random numbers come in blocks of ``BLOCK`` images, each block from its own counter-based
-generator, and the arithmetic is numpy's, elementwise, so the number of threads changes nothing.
+``street_digits`` stands in for SVHN, ``photo_patches`` for CIFAR-10, ``digits`` for MNIST. Image i of a split depends on the split
+and on i only: random numbers come in blocks of ``BLOCK`` images, each block from its own counter-based generator. The arithmetic
+is numpy's, elementwise, so the number of threads changes nothing.
 """
 
 from __future__ import annotations
@@ -20,10 +20,9 @@ PIXELS = np.arange(SIDE, dtype=np.float32) - np.float32((SIDE - 1) / 2)  # posit
 
 # Fonts that come with matplotlib: sans, serif, monospaced and typewriter shapes in several weights.
 FONTS = (
-    "DejaVuSans", "DejaVuSans-Bold", "DejaVuSans-Oblique", "DejaVuSansMono", "DejaVuSansMono-Bold", "DejaVuSerif",
-    "DejaVuSerif-Bold", "DejaVuSerif-Italic", "STIXGeneral", "STIXGeneralBol", "STIXGeneralBolIta", "cmr10", "cmb10",
-    "cmss10", "cmtt10",
-)  # fmt: skip
+    "DejaVuSans", "DejaVuSans-Bold", "DejaVuSans-Oblique", "DejaVuSansMono", "DejaVuSansMono-Bold", "DejaVuSerif", "DejaVuSerif-Bold",
+    "DejaVuSerif-Italic", "STIXGeneral", "STIXGeneralBol", "STIXGeneralBolIta", "cmr10", "cmb10", "cmss10", "cmtt10",
+)
 # How often SVHN's training labels 0..9 occur (counts of its 73257 images): house numbers start with small digits.
 SVHN_LABEL_COUNTS = (4948, 13861, 10585, 8497, 7458, 6882, 5727, 5595, 5045, 4659)
 
