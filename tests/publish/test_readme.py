@@ -33,9 +33,9 @@ def test_tables_follow_the_records_and_the_rest_of_a_page_stays(pages):
     record = fake_suite.write_record(pages, fake_suite.record(fake_suite.entry("q1_a_dset1")))
     assert {"README.md", "docs/results.md"} <= set(readme.update())
     text = (pages / "docs" / "results.md").read_text()
-    assert "| `q1_a_dset1` | neg_elbo | 4.4300 ± 0.0100 |  | 4.4710 | 4.4300 | 4.4180 | target reached |" in text
+    assert "| `q1_a_dset1` | neg_elbo | 4.4300 ± 0.0100 | 3 | 4.4710 | 4.4300 | 4.4180 | target reached |" in text
     assert text.startswith("# Title\n") and text.endswith("The end.\n")
-    assert ("| Berkeley 2024 | 1(a), data set 1 | negative ELBO | 4.430 ± 0.010 |  | 4.471 | target reached |"
+    assert ("| Berkeley 2024 | 1(a), data set 1 | negative ELBO | 4.430 ± 0.010 | 3 | 4.471 | target reached |"
             in (pages / "README.md").read_text())
     fake_suite.edit(record, lambda content: content["metrics"].update(neg_elbo=4.44))
     assert "docs/results.md" in readme.update(check=True)
