@@ -2341,7 +2341,7 @@ def draw_comparison(records, noise, updates: int) -> plt.Figure:
         "\n".join(wrap.fill(said) for said in (describe_run(record), record.remark) if said)
         for record in records
     ]
-    above = 1.8 + 0.17 * max(title.count("\n") + 1 for title in titles)  # inches: pictures, lines
+    above = 2.0 + 0.17 * max(title.count("\n") + 1 for title in titles)  # inches: pictures, lines
     figure = plt.figure(figsize=(10, above + 3.66))
     top, bottom = figure.subfigures(2, 1, height_ratios=(above, 3.66))
     axes = top.subplots(1, len(records), squeeze=False)[0]
