@@ -36,6 +36,7 @@ MOST_COLOURS = 4096  # of a plot, edges of letters and lines included; photograp
 MOST_ERROR = 6.0  # of 255, root mean square: what a palette may change of a photograph; it is not seen at the size shown
 PIL.ImageFile.MAXBLOCK = 2**22  # an optimised JPEG has to fit into one block, which older versions of Pillow take too small
 PALETTE_PIXELS = 20000  # of photographs, from which their palette is made
+KEPT = np.round(255 * matplotlib.colors.to_rgba_array(["white", *COLOURS])[:, :3]).astype(np.uint8)  # in every palette
 TIME_MAP = matplotlib.colors.ListedColormap(plt.get_cmap("Blues")(np.linspace(0.5, 1.0, 256)), name="time")  # nothing pale
 
 plt.rcParams.update({
@@ -81,15 +82,15 @@ def _of_one_palette(picture: PIL.Image.Image, few: bool) -> PIL.Image.Image:
         return picture.quantize(256, **way)
     pixels = np.asarray(picture)
     part = pixels.reshape(-1, 3)[:: max(1, pixels.size // (3 * PALETTE_PIXELS)) | 1]  # an odd step meets every column
-    palette = PIL.Image.fromarray(part[None]).quantize(256, kmeans=4, **way)
-    colours = np.array(palette.getpalette("RGB")).reshape(-1, 3)
-    white = colours.sum(axis=1).argmax()
-    colours[white] = 255
-    palette.putpalette(colours.astype(np.uint8).tobytes())
+    found = PIL.Image.fromarray(part[None]).quantize(256 - len(KEPT), kmeans=4, **way).getpalette("RGB")
+    colours = np.concatenate([KEPT, np.array(found, np.uint8).reshape(-1, 3)])  # lines beside photographs are rare pixels
+    palette = PIL.Image.new("P", (1, 1))
+    palette.putpalette(colours.tobytes())
     places = np.array(picture.quantize(palette=palette, dither=PIL.Image.Dither.NONE))
-    places[(pixels == 255).all(axis=-1)] = white  # the paper stays white: Pillow looks colours up in steps of four
+    for place, colour in enumerate(KEPT):
+        places[(pixels == colour).all(axis=-1)] = place  # Pillow looks colours up in steps of four
     fitted = PIL.Image.fromarray(places)
-    fitted.putpalette(palette.getpalette("RGB"))
+    fitted.putpalette(colours.tobytes())
     return fitted
 
 

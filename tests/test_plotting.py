@@ -87,15 +87,16 @@ def test_a_photograph_gets_a_palette_only_where_it_looks_the_same(spread, mode):
     assert np.sqrt((difference**2).mean()) < plotting.MOST_ERROR
 
 
-def test_the_paper_of_a_photograph_stays_white():
+def test_beside_a_photograph_the_paper_stays_white_and_lines_keep_their_colours():
     generator = np.random.default_rng(1)
     pixels = np.full((400, 300, 3), 255, np.uint8)
     pixels[40:, 40:] = generator.integers(0, 12, (360, 260, 3)) + np.arange(240, dtype=np.uint8).repeat(2)[:360, None, None]
+    for row, colour in enumerate(plotting.COLOURS):
+        pixels[4 * row, 100:130] = np.round(255 * np.array(plotting.matplotlib.colors.to_rgb(colour)))
     drawn = io.BytesIO()
     PIL.Image.fromarray(pixels).save(drawn, "png")
     after = PIL.Image.open(plotting._packed(drawn))
-    white = (pixels == 255).all(-1)
-    assert after.mode == "P" and (np.asarray(after.convert("RGB"))[white] == 255).all()
+    assert after.mode == "P" and np.array_equal(np.asarray(after.convert("RGB"))[:40], pixels[:40])
 
 
 def test_tiles_stand_row_by_row_with_a_gap():
