@@ -36,7 +36,7 @@ MOST_COLOURS = 4096  # of a plot, edges of letters and lines included; photograp
 MOST_ERROR = 6.0  # of 255, root mean square: what a palette may change of a photograph; it is not seen at the size shown
 PIL.ImageFile.MAXBLOCK = 2**22  # an optimised JPEG has to fit into one block, which older versions of Pillow take too small
 PALETTE_PIXELS = 20000  # of photographs, from which their palette is made
-KEPT = np.round(255 * matplotlib.colors.to_rgba_array(["white", *COLOURS])[:, :3]).astype(np.uint8)  # in every palette
+COMMON = 40  # colours of a picture that its palette has as they are: paper, letters and lines beside photographs
 TIME_MAP = matplotlib.colors.ListedColormap(plt.get_cmap("Blues")(np.linspace(0.5, 1.0, 256)), name="time")  # nothing pale
 
 plt.rcParams.update({
@@ -81,14 +81,17 @@ def _of_one_palette(picture: PIL.Image.Image, few: bool) -> PIL.Image.Image:
     if few:
         return picture.quantize(256, **way)
     pixels = np.asarray(picture)
+    counted = sorted(picture.getcolors(picture.width * picture.height), reverse=True)
+    common = np.array([colour for _, colour in counted[:COMMON]], np.uint8)
     part = pixels.reshape(-1, 3)[:: max(1, pixels.size // (3 * PALETTE_PIXELS)) | 1]  # an odd step meets every column
-    found = PIL.Image.fromarray(part[None]).quantize(256 - len(KEPT), kmeans=4, **way).getpalette("RGB")
-    colours = np.concatenate([KEPT, np.array(found, np.uint8).reshape(-1, 3)])  # lines beside photographs are rare pixels
+    found = PIL.Image.fromarray(part[None]).quantize(256 - COMMON, kmeans=4, **way).getpalette("RGB")
+    colours = np.concatenate([common, np.array(found, np.uint8).reshape(-1, 3)])
     palette = PIL.Image.new("P", (1, 1))
     palette.putpalette(colours.tobytes())
     places = np.array(picture.quantize(palette=palette, dither=PIL.Image.Dither.NONE))
-    for place, colour in enumerate(KEPT):
-        places[(pixels == colour).all(axis=-1)] = place  # Pillow looks colours up in steps of four
+    numbers, wanted = (colour.astype(np.uint32) @ np.uint32([65536, 256, 1]) for colour in (pixels, common))
+    for place, number in enumerate(wanted):
+        places[numbers == number] = place  # Pillow looks colours up in steps of four
     fitted = PIL.Image.fromarray(places)
     fitted.putpalette(colours.tobytes())
     return fitted

@@ -91,8 +91,9 @@ def test_beside_a_photograph_the_paper_stays_white_and_lines_keep_their_colours(
     generator = np.random.default_rng(1)
     pixels = np.full((400, 300, 3), 255, np.uint8)
     pixels[40:, 40:] = generator.integers(0, 12, (360, 260, 3)) + np.arange(240, dtype=np.uint8).repeat(2)[:360, None, None]
-    for row, colour in enumerate(plotting.COLOURS):
-        pixels[4 * row, 100:130] = np.round(255 * np.array(plotting.matplotlib.colors.to_rgb(colour)))
+    lines = np.round(255 * plotting.matplotlib.colors.to_rgba_array(plotting.COLOURS[:7])[:, :3])
+    for row, colour in enumerate([*lines, *(0.35 * lines + 0.65 * 255)]):  # strong and pale
+        pixels[2 * row, 100:130] = colour
     drawn = io.BytesIO()
     PIL.Image.fromarray(pixels).save(drawn, "png")
     after = PIL.Image.open(plotting._packed(drawn))
