@@ -98,18 +98,17 @@ def test_the_paper_of_a_photograph_stays_white():
 
 
 @pytest.mark.parametrize("with_curve", [True, False])
-def test_beside_a_curve_every_pixel_counts_for_the_palette(tmp_path, with_curve):
+def test_beside_a_curve_every_pixel_counts_for_the_palette(monkeypatch, with_curve):
     figure, (left, right) = plotting.plt.subplots(1, 2, figsize=(6, 3))
     noise = np.random.default_rng(2).integers(0, 40, (60, 60, 3))
     plotting.show_image(left, (np.linspace(0, 200, 60)[:, None, None] + noise).astype(np.uint8))
     if with_curve:
         right.plot([0, 1], [0, 1], color=plotting.GREEN, alpha=0.35)
-    drawn = io.BytesIO()
-    figure.savefig(drawn, format="png")
-    plotting.save(figure, tmp_path / "a.png")
-    whole = PIL.Image.open(drawn).convert("RGB").quantize(256, method=PIL.Image.Quantize.MEDIANCUT, kmeans=4,
-                                                         dither=PIL.Image.Dither.NONE)
-    saved = PIL.Image.open(tmp_path / "a.png")
+    drawn, pack = [], plotting._packed
+    monkeypatch.setattr(plotting, "_packed", lambda png, **options: drawn.append(png) or pack(png, **options))
+    saved = PIL.Image.open(plotting.show(figure))
+    whole = PIL.Image.open(drawn[0]).convert("RGB").quantize(256, method=PIL.Image.Quantize.MEDIANCUT, kmeans=4,
+                                                            dither=PIL.Image.Dither.NONE)
     assert saved.mode == "P"
     assert np.array_equal(np.asarray(saved.convert("RGB")), np.asarray(whole.convert("RGB"))) == with_curve
 
