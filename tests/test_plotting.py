@@ -100,8 +100,8 @@ def test_the_paper_of_a_photograph_stays_white():
 @pytest.mark.parametrize("with_curve", [True, False])
 def test_beside_a_curve_every_pixel_counts_for_the_palette(monkeypatch, with_curve):
     figure, (left, right) = plotting.plt.subplots(1, 2, figsize=(6, 3))
-    noise = np.random.default_rng(2).integers(0, 40, (60, 60, 3))
-    plotting.show_image(left, (np.linspace(0, 200, 60)[:, None, None] + noise).astype(np.uint8))
+    noise = np.random.default_rng(2).integers(0, 40, (90, 90, 3))
+    plotting.show_image(left, (np.linspace(0, 200, 90)[:, None, None] + noise).astype(np.uint8))
     if with_curve:
         right.plot([0, 1], [0, 1], color=plotting.GREEN, alpha=0.35)
     drawn, pack = [], plotting._packed
