@@ -19,19 +19,22 @@ SHARES, RATES = "loop_shares", "rates"  # the benchmarks that compare nobody
 def speed_table() -> str:
     """One row a comparison of ``benchmarks/results/``, medians of both sides in one run."""
     lines = ["| what | peer | ours | theirs | unit | ratio | aim | peak MiB |", "|---|---|---:|---:|---|---:|---:|---:|"]
-    machines = []
+    machines: dict[str, list[str]] = {}
     for path in sorted((settings.PROJECT_ROOT / "benchmarks" / "results").glob("*.json")):
         content = json.loads(path.read_text(encoding="utf-8"))
         if content["benchmark"] in (SHARES, RATES):
             continue
         machine = content["machine"]
-        machines.append(f"{machine['processor']}, {machine['device']}, torch {machine['torch']}")
+        often = f"medians of {content['repetitions']}" if content["repetitions"] > 1 else "one timing each"
+        where = f"{machine['processor']}, {machine['device']}, torch {machine['torch']}, {often}"
+        machines.setdefault(where, []).append(content["benchmark"])
         for row in content["rows"]:
             aim = "-" if row.get("aim") is None else f"{row['aim']:g}"
             lines.append(f"| {row['what']} | {row['peer']} {row['peer_version']} | {row['ours']:.4g} | {row['theirs']:.4g} "
                          f"| {row['unit']} | {row['ratio']:.2f} | {aim} | {_peaks(row.get('peak_megabytes'))} |")
     lines += [*shares_table(), *rates_table()]
-    return "\n".join([*lines, "", f"Machine: {'; '.join(dict.fromkeys(machines)) or 'none yet'}."])
+    said = [f"{where} ({', '.join(names)})" for where, names in machines.items()]
+    return "\n".join([*lines, "", f"Machines: {'; '.join(said) or 'none yet'}."])
 
 
 def _peaks(megabytes: list[float] | None) -> str:
