@@ -19,7 +19,7 @@ run: environment  ## every notebook at the quick profile, figures, grade and PDF
 
 test: environment  ## ruff and pytest, as CI runs them; LOWEST=1: with the lowest versions that the suite allows
 	@$(PYTHON) -m ruff check .
-	@$(PYTHON) -m pytest -n 3 --dist loadfile --no-loadscope-reorder
+	@$(PYTHON) -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 full: environment  ## every run at the sheets' budgets (hours on a CPU; resumable; MINUTES=90 stops after so many), then the notebooks
 	@$(PYTHON) -m helpers full $(if $(MINUTES),--minutes $(MINUTES)) $(if $(MORE),--more)

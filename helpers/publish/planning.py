@@ -203,7 +203,8 @@ def training_command(asked: list[str]) -> list[str]:
 def _train(name: str, asked: list[str], deadline: float | None) -> bool:
     """Train a notebook's runs in a process of its own, with its progress on the terminal; whether it came to its end in time."""
     words, kills = training_command(asked), kernels.kills()
-    process = subprocess.Popen(words, cwd=settings.PROJECT_ROOT, start_new_session=True)  # Ctrl-C reaches it once: from here
+    process = subprocess.Popen(words, cwd=settings.PROJECT_ROOT, start_new_session=True,  # Ctrl-C reaches it once: from here
+                               preexec_fn=_heed_interrupts if os.name == "posix" else None)
     try:
         status = process.wait(None if deadline is None else max(0.0, deadline - time.monotonic()))
     except subprocess.TimeoutExpired:
@@ -218,6 +219,11 @@ def _train(name: str, asked: list[str], deadline: float | None) -> bool:
         raise notebooks.NotebookError(f"the training of {name} ended with status {status}; its message is above, its checkpoints "
                                       "are kept")
     return True
+
+
+def _heed_interrupts() -> None:
+    """In a child: a script that starts the suite in the background has it ignore interrupts, and its children with it."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def _interrupt(process: subprocess.Popen) -> None:
