@@ -92,8 +92,8 @@ def connect(address: str | None):
         context = ray.init(address=address, runtime_env=shipped, log_to_driver=False, logging_level="error",
                            ignore_reinit_error=True)
     except Exception as error:  # of a node that does not begin in time Ray raises no narrower one
-        where = address or "this machine"
-        raise ClusterError(f"no Ray cluster could be used at {where}: {str(error).splitlines()[0]}") from error
+        where, said = address or "this machine", str(error).strip() or type(error).__name__
+        raise ClusterError(f"no Ray cluster could be used at {where}: {said.splitlines()[0]}") from error
     print(f"Ray: {len(ray.nodes())} node{'s' * (len(ray.nodes()) != 1)}, "
           f"{ray.cluster_resources().get('CPU', 0):g} cores, {ray.cluster_resources().get('GPU', 0):g} GPUs; "
           f"dashboard {context.dashboard_url or 'off'}", flush=True)
