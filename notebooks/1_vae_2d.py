@@ -434,7 +434,7 @@ def run_gaussian(run: Run, part: str, dataset_id: int, **config) -> Outcome:
 
 
 PLAN_A = {"epochs": 20, "batch_size": 128, "learning_rate": 3e-3, "members": 8, "draws": 100}
-QUICK_A = {"epochs": 10, "members": 5, "draws": 20}
+QUICK_A = {"epochs": 8, "members": 3, "draws": 20}
 SMOKE_A = {"epochs": 1, "members": 2, "draws": 2}
 RUNS |= {
     f"q1_{part}_dset{dataset_id}": run(
@@ -618,7 +618,7 @@ VARIANCES = {"diag": "diagonal", "scalar": "scalar"}
 RUNS |= {
     f"b19_1a_data{dataset_id}_{short}": run(
         run_pair, full={"dataset_id": dataset_id, "decoder_variance": variance, **PLAN_B},
-        quick={"epochs": 3, "members": 5, "draws": 4},
+        quick={"epochs": 2, "members": 3, "draws": 4},
         smoke={"epochs": 1, "batch_size": 2000, "members": 2, "draws": 1})
     for dataset_id in (1, 2) for short, variance in VARIANCES.items()
 }
@@ -828,7 +828,7 @@ PLAN_C = {"epochs": 60, "batch_size": 500, "learning_rate": 6e-3, "members": 5, 
           "hidden": [128, 128, 128], "second_weight": 1.0, "kl_start": 0.3}
 RUNS |= {"b19_1b": run(
     run_clusters, full={**PLAN_C, "samples": 100, "repetitions": 50},
-    quick={"epochs": 6, "members": 3, "draws": 4, "repetitions": 10},
+    quick={"epochs": 4, "members": 3, "draws": 4, "repetitions": 10},
     smoke={"epochs": 1, "batch_size": 2000, "members": 2, "draws": 1, "repetitions": 2})}
 clusters = suite.run("b19_1b")
 overview.show_training(clusters)
@@ -1176,13 +1176,13 @@ def run_torus(run: Run, model: str, steps: int, learning_rate: float, coefficien
 
 TORUS_A = {"steps": 1000, "learning_rate": 1e-3, "coefficient": 1e-5, "members": 8, "decay": False}
 TORUS_C = {**TORUS_A, "steps": 2000, "learning_rate": 5e-3, "decay": True}
-QUICK_D = {"steps": 300, "members": 5}
+QUICK_D = {"steps": 300, "members": 3}
 SMOKE_D = {"steps": 10, "members": 2}
 RUNS |= {
     "mit_p4_torus": run(run_torus, full={"model": "gaussian", **TORUS_A}, quick=QUICK_D,
                         smoke=SMOKE_D),
     "mit_p4_toroidal": run(run_torus, full={"model": "toroidal", **TORUS_C},
-                           quick={**QUICK_D, "steps": 500}, smoke=SMOKE_D),
+                           quick=QUICK_D, smoke=SMOKE_D),
 }
 torus, toroidal = suite.run("mit_p4_torus"), suite.run("mit_p4_toroidal")
 overview.show_training(torus, toroidal)
@@ -1388,7 +1388,7 @@ RUNS |= {
         full={"data": "gaussian", "base": PLAN_A, "variants": {
             "ours": {}, "course": {"epochs": 10, "learning_rate": 1e-3, "decay": False},
             "awake": {"second_weight": 1.0}}},
-        quick={"base": PLAN_A | QUICK_A}, smoke={"base": PLAN_A | SMOKE_A, "variants": {
+        quick={"base": PLAN_A | QUICK_A | {"epochs": 4}}, smoke={"base": PLAN_A | SMOKE_A, "variants": {
             "ours": {}, "course": {"learning_rate": 1e-3, "decay": False},
             "awake": {"second_weight": 1.0}}}),
     "b19_1b_choices": run(
@@ -1396,14 +1396,14 @@ RUNS |= {
         full={"data": "clusters", "base": BASE_C, "variants": {
             "ours": {}, "full_kl": {"kl_start": 1.0}, "two_layers": {"hidden": [128, 128]},
             "asleep": {"second_weight": 0.05}}},
-        quick={"base": {**BASE_C, "epochs": 3, "members": 2, "draws": 4}},
+        quick={"base": {**BASE_C, "epochs": 1, "members": 2, "draws": 4}},
         smoke={"base": {**BASE_C, "epochs": 1, "batch_size": 2000, "members": 2, "draws": 1}}),
     "mit_p4_autoencoder": run(
         run_torus, full={"model": "gaussian", **TORUS_A, "coefficient": 0.0}, quick=QUICK_D,
         smoke=SMOKE_D),
     "mit_p4_gaussian_wide": run(
         run_torus, full={"model": "gaussian, network of 4(c)", **TORUS_C},
-        quick={**QUICK_D, "steps": 500}, smoke=SMOKE_D),
+        quick=QUICK_D, smoke=SMOKE_D),
     "mit_p4_toroidal_small": run(
         run_torus, full={"model": "toroidal, network of 4(a)", **TORUS_A}, quick=QUICK_D,
         smoke=SMOKE_D),

@@ -349,7 +349,7 @@ def train_autoencoder(run: Run, dataset: str, epochs: int, seeds: int, rate: flo
 RUNS |= {
     "mit_p1_ae": run(
         train_autoencoder, full={"dataset": "mnist", "epochs": 20, "seeds": 3, "rate": 1e-2},
-        quick={"dataset": "digits", "epochs": 60, "seeds": 2, "rate": 3e-3}, smoke={"epochs": 1}),
+        quick={"dataset": "digits", "epochs": 40, "seeds": 2, "rate": 3e-3}, smoke={"epochs": 1}),
 }
 
 # %%
@@ -848,7 +848,7 @@ def train_vae(run: Run, dataset: str, estimator: str, epochs: int, seeds: int,
 
 # %%
 MIT_VAE = {"dataset": "mnist", "epochs": 20, "seeds": 3, "rate": 1e-2}
-MIT_VAE_QUICK = {"dataset": "digits", "epochs": 60, "seeds": 2, "rate": 3e-3}
+MIT_VAE_QUICK = {"dataset": "digits", "epochs": 40, "seeds": 2, "rate": 3e-3}
 RUNS |= {
     "mit_p2_sgvb": run(train_vae, full={"estimator": "sgvb", **MIT_VAE},
                        quick=MIT_VAE_QUICK, smoke={"epochs": 1}),
@@ -1183,7 +1183,7 @@ RUNS |= {
     "haifa_q1": run(
         train_haifa,
         full={"dataset": "mnist", "epochs": 12, "latent_size": 14, "rate": 3e-3, "patience": 5},
-        quick={"dataset": "digits", "epochs": 60, "rate": 1e-3, "patience": 20},
+        quick={"dataset": "digits", "epochs": 20, "rate": 1e-3, "patience": 20},
         smoke={"epochs": 1, "patience": 5}),
 }
 
@@ -1960,7 +1960,7 @@ RUNS |= {
     "mila_p1_iwae": run(
         train_iwae, full={"dataset": "binarized_mnist", "epochs": 20, "rate": 2e-3, "seeds": 3,
                           "samples": 50, "test_images": 10000},
-        quick={"dataset": "digits_binarized", "epochs": 10, "seeds": 2, "samples": 10,
+        quick={"dataset": "digits_binarized", "epochs": 3, "seeds": 2, "samples": 10,
                "test_images": 100},
         smoke={"epochs": 1, "test_images": 20}, long=True, gpu=0.5),
 }
@@ -2340,7 +2340,7 @@ RUNS |= {
         train_flow_posterior,
         full={"dataset": "binarized_mnist", "epochs": 20, "rate": 2e-3, "seeds": 3, "length": 8,
               "tried": [2, 16], "test_images": 10000},
-        quick={"dataset": "digits_binarized", "epochs": 10, "seeds": 2, "test_images": 100},
+        quick={"dataset": "digits_binarized", "epochs": 6, "seeds": 2, "test_images": 100},
         smoke={"epochs": 1, "test_images": 20}),
 }
 

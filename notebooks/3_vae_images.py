@@ -747,12 +747,12 @@ def q2_b(
 
 
 # %%
-def part_a(architecture: str, dataset: str, stand_in: str, quick_width: int, **options) -> object:
+def part_a(architecture: str, dataset: str, stand_in: str, **options) -> object:
     """Declaration of a run of part A on a dataset, and on its stand-in in the small profiles."""
     full = {"architecture": architecture, "dataset": dataset, "limit": None, "width": 32,
             "epochs": EPOCHS, **STEPS[architecture], **options}
-    quick = {"dataset": stand_in, "limit": QUICK_LIMIT, "width": quick_width, "epochs": EPOCHS,
-             "batch_size": min(64, full["batch_size"])}
+    quick = {"dataset": stand_in, "limit": QUICK_LIMIT, "width": 16, "batch_size": 32,
+             "epochs": {"plain": 10, "hierarchical": 6}[architecture]}
     smoke = {"limit": SMOKE_LIMIT, "width": 4, "epochs": 1, "batch_size": 32}
     return run(train_on_dataset, full=full, quick=quick, smoke=smoke, long=True, gpu=0.25)
 
@@ -760,13 +760,13 @@ def part_a(architecture: str, dataset: str, stand_in: str, quick_width: int, **o
 HOUSES = (HOUSE_NUMBERS, "street_digits")  # dataset 1, and what the small profiles take
 PHOTOGRAPHS = ("cifar10", "photo_patches")  # dataset 2
 RUNS |= {
-    "q2_a_dset1": part_a("plain", *HOUSES, 16, epochs=100, validation=True, shift=1),
-    "q2_a_dset1_still": part_a("plain", *HOUSES, 16, epochs=50, validation=True),
-    "q2_a_dset2": part_a("plain", *PHOTOGRAPHS, 16),
-    "q2_b_dset1": part_a("hierarchical", *HOUSES, 32, epochs=80, validation=True, free=4.0),
-    "q2_b_dset2": part_a("hierarchical", *PHOTOGRAPHS, 32),
-    "q2_b_dset1_z1": part_a("hierarchical", *HOUSES, 32, epochs=80, validation=True, free=0.0),
-    "q2_b_dset2_z1": part_a("hierarchical", *PHOTOGRAPHS, 32, free=4.0),
+    "q2_a_dset1": part_a("plain", *HOUSES, epochs=100, validation=True, shift=1),
+    "q2_a_dset1_still": part_a("plain", *HOUSES, epochs=50, validation=True),
+    "q2_a_dset2": part_a("plain", *PHOTOGRAPHS),
+    "q2_b_dset1": part_a("hierarchical", *HOUSES, epochs=80, validation=True, free=4.0),
+    "q2_b_dset2": part_a("hierarchical", *PHOTOGRAPHS),
+    "q2_b_dset1_z1": part_a("hierarchical", *HOUSES, epochs=80, validation=True, free=0.0),
+    "q2_b_dset2_z1": part_a("hierarchical", *PHOTOGRAPHS, free=4.0),
 }
 
 
@@ -1634,8 +1634,8 @@ RESIDUAL = {
     "log_std": "free", "epochs": 80, "batch_size": 64, "learning_rate": 5e-4, **LOOKS,
 }
 SMALL_PROFILES = {
-    "quick": {"dataset": "street_digits", "limit": QUICK_LIMIT, "width": 64, "blocks": 2,
-              "epochs": 6, "evaluate_every": 20, "evaluated": 128},
+    "quick": {"dataset": "street_digits", "limit": QUICK_LIMIT, "width": 32, "blocks": 1,
+              "epochs": 8, "evaluate_every": 20, "evaluated": 128},
     "smoke": {"limit": SMOKE_LIMIT, "width": 16, "blocks": 1, "epochs": 1, "batch_size": 32,
               "evaluate_every": 3, "evaluated": 32},
 }
@@ -1849,7 +1849,7 @@ def variants_run(*variants: tuple[str, int, str, bool], **smaller) -> object:
     """Declaration of a run of :func:`train_variants`, from (prior, latents, log_std, after)."""
     keys = ("prior", "latents", "log_std", "after")
     listed = [dict(zip(keys, variant, strict=True)) for variant in variants]
-    quick = {"variants": listed[:4], "width": 32, "blocks": 1, "epochs": 2}
+    quick = {"variants": listed[:4], "epochs": 1}
     return run(
         train_variants, full={"variants": listed, **SHORT, **smaller},
         quick=SMALL_PROFILES["quick"] | quick,
@@ -2581,7 +2581,7 @@ RUNS |= {"b19_3_bonus": run(
           "channels": 64, "free": 0.1, "blind": 0.4, "epochs": 10, "batch_size": 32,
           "learning_rate": 5e-4, "evaluate_every": 250, "evaluated": 250},
     quick={"dataset": "street_digits", "limit": QUICK_LIMIT, "width": 32, "blocks": 1,
-           "channels": 32, "epochs": 2, "evaluate_every": 20, "evaluated": 128},
+           "channels": 16, "epochs": 1, "evaluate_every": 40, "evaluated": 128},
     smoke={"limit": SMOKE_LIMIT, "width": 16, "channels": 8, "epochs": 1, "evaluate_every": 3,
            "evaluated": 32},
     long=True, gpu=0.25)}

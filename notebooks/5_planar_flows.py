@@ -832,7 +832,7 @@ FROM_SAMPLES = {"sheet_learning_rate": 5e-4, "mass_cells": 600}
 RUNS |= {
     f"mila_p3_data_{data}_k{layers}": run(
         run_samples, full={"data": data, "layers": layers, **PLAN, **FROM_SAMPLES},
-        quick={"steps": 1200, "mass_cells": 250},
+        quick={"steps": 800, "mass_cells": 250},
         smoke={"steps": 20, "members": 2, "mass_cells": 100})
     for data in ("arcs", "sine") for layers in DEPTHS
 }
@@ -1325,7 +1325,7 @@ RUNS |= {
     f"mila_p3_density_{energy}": run(
         run_energy,
         full={"energy": energy, "layers": list(DEPTHS), **PLAN, "evaluation_samples": 20000},
-        quick={"steps": 1200, "evaluation_samples": 5000},
+        quick={"steps": 600, "evaluation_samples": 5000},
         smoke={"steps": 20, "members": 2, "evaluation_samples": 500})
     for energy in ("arcs", "sine")
 }

@@ -2128,7 +2128,7 @@ PLAN = {
     "final_samples": 50_000,
 }
 QUICK_PLAN = {
-    **QUICK_DATA, "width": 12, "updates": 60, "evaluations": 4, "alpha": 0.9,
+    **QUICK_DATA, "width": 12, "updates": 25, "evaluations": 3, "alpha": 0.9,
     "statistics_batches": 50, "curve_samples": 300, "final_samples": 500,
 }
 SMOKE_PLAN = {

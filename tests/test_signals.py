@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from helpers import settings
+from helpers.publish import notebooks
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs /proc to see children")]
 
@@ -85,9 +86,13 @@ def test_the_training_child_ends_with_its_parent(tmp_path, number):
     assert list(tmp_path.rglob("*.lock")) == []
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_no_kernel_is_left_by_a_build(tmp_path, number):
-    process = begin(tmp_path, "build", "5_planar_flows", profile="quick")
-    until(lambda: list(tmp_path.rglob("*.lock")), process)
+@pytest.mark.parametrize(("number", "wanted"), [
+    (signal.SIGINT, ["5_planar_flows"]), (signal.SIGTERM, ["5_planar_flows"]),
+    (signal.SIGHUP, ["5_planar_flows", "6_gan_critics", "--jobs", "2"]),
+])
+def test_no_kernel_is_left_by_a_build(tmp_path, number, wanted):
+    process = begin(tmp_path, "build", *wanted, profile="quick")
+    begun = sum(name in notebooks.names() for name in wanted)
+    until(lambda: len({path.stem.partition("_")[0] for path in tmp_path.rglob("*.lock")}) >= begun, process)
     end(process, number, tmp_path)
     assert list(tmp_path.rglob("*.ipynb")) == []

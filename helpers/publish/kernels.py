@@ -1,12 +1,16 @@
-"""The kernel that executes a notebook: always this Python's own, and its end explained when it dies."""
+"""The kernels that execute notebooks: always this Python's own, and their end explained when they die."""
 
 from __future__ import annotations
 
 import atexit
+import itertools
 import os
+import queue
 import re
 import signal
 import threading
+import time
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -58,41 +62,65 @@ def client(notebook, folder: Path):
     return made
 
 
-def execute(made) -> None:
-    """Execute a client's notebook; whoever ends this process ends the kernel first.
+def execute(clients: Iterable, jobs: int = 1) -> Iterator[tuple[object, BaseException | None]]:
+    """Execute the notebooks of clients, some at a time; whoever ends this process ends their kernels first.
 
-    The client works in a thread: there it leaves signals alone, so that they reach this one as everywhere else. The kernel is
+    A client works in a thread: there it leaves signals alone, so that they reach this one as everywhere else. A kernel is
     interrupted, which lets it put in order what it is writing, and ended only where it does not listen.
 
-    Raises:
-        KeyboardInterrupt: this process was interrupted; the kernel has ended.
-    """
-    ended: list[BaseException] = []
+    Args:
+        clients: of :func:`client`, begun in this order.
+        jobs: how many work at once.
 
-    def work() -> None:
+    Yields:
+        Each client as it ends, and the error that ended it, or None.
+
+    Raises:
+        KeyboardInterrupt: this process was interrupted; the kernels have ended.
+    """
+    waiting, running, ended = iter(clients), {}, queue.SimpleQueue()
+
+    def work(made) -> None:
         try:
             made.execute()
         except BaseException as error:
-            ended.append(error)
+            ended.put((made, error))
+        else:
+            ended.put((made, None))
 
-    thread = threading.Thread(target=work, daemon=True, name="notebook")
-    thread.start()
+    def begin() -> None:
+        for made in itertools.islice(waiting, jobs - len(running)):
+            running[made] = threading.Thread(target=work, args=(made,), daemon=True, name="notebook")
+            running[made].start()
+
     try:
-        while thread.is_alive():
-            thread.join(0.5)
-    except KeyboardInterrupt:
+        begin()
+        while running:
+            with suppress(queue.Empty):
+                made, error = ended.get(timeout=0.5)
+                del running[made]
+                yield made, error
+                begin()
+    except BaseException:  # an interrupt, or whoever asked will not go on: no kernel is left alone
+        _end(running)
+        raise
+
+
+def _end(running: dict[object, threading.Thread]) -> None:
+    """Interrupt the kernels of clients, each at work in a thread, and end those that do not listen."""
+    for made in running:
         made.stopped, made.shutdown_kernel = True, "immediate"
-        for number in (signal.SIGINT, getattr(signal, "SIGKILL", signal.SIGTERM)):
+    for number in (signal.SIGINT, getattr(signal, "SIGKILL", signal.SIGTERM)):
+        for made, thread in running.items():
             pid = getattr(getattr(made.km, "provisioner", None), "pid", None)
             with suppress(OSError, TypeError):  # it has ended, or has not begun
-                os.kill(pid, number)
-            thread.join(PATIENCE_SECONDS)
-            if not thread.is_alive():
-                break
+                if thread.is_alive():
+                    os.kill(pid, number)
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        for thread in running.values():
+            thread.join(max(0.0, deadline - time.monotonic()))
+    for made in running:
         atexit.unregister(made._cleanup_kernel)  # nothing is left of the kernel, and this would wait for its sockets
-        raise
-    if ended:
-        raise ended[0]
 
 
 def kills() -> int | None:

@@ -10,7 +10,7 @@ import json
 import os
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -33,19 +33,50 @@ METADATA = {
 
 
 def build(name: str) -> Path:
-    """Execute a notebook in a clean kernel under the profile in force and save it with its outputs and stamp.
+    """Execute one notebook, see :func:`build_all`; the path of the executed one."""
+    return next(build_all([name]))
 
-    It trains what has no record. What ``SUITE_RETRAIN`` names is trained by ``full`` and by the script, and loaded here.
 
-    Returns:
-        The path of the executed notebook, under the profile's output folder.
+def build_all(wanted: Iterable[str], jobs: int = 1) -> Iterator[Path]:
+    """Execute notebooks in clean kernels under the profile in force and save them with their outputs and stamp.
+
+    A notebook trains what has no record. What ``SUITE_RETRAIN`` names is trained by ``full`` and by the script, and loaded here.
+
+    Args:
+        wanted: names, begun in this order.
+        jobs: how many are executed at once.
+
+    Yields:
+        The path of each executed notebook as it ends, under the profile's output folder.
 
     Raises:
-        NotebookError: a cell failed, or the kernel died; the notebook as far as it came is kept under ``build/failed/`` and
-            the saved one is left as it was.
+        NotebookError: cells failed, or kernels died, said once the other notebooks have ended; a notebook as far as it came is
+            kept under ``build/failed/`` and the saved one is left as it was.
     """
+    changed = {"SUITE_PROFILE": settings.profile(), "SUITE_PROGRESS": "off", "SUITE_RETRAIN": "", "PYTHONHASHSEED": "0"}
+    made = {kernels.client(notebook, FOLDER): (name, notebook) for name in wanted for notebook in [_read(name)]}
+    kills, failures = kernels.kills(), []
+    before = {key: os.environ.get(key) for key in changed}
+    os.environ.update(changed)
+    try:
+        for client, error in kernels.execute(made, jobs):
+            name, notebook = made[client]
+            if error is None:
+                target = settings.output_folder() / "notebooks" / f"{name}.ipynb"
+                write_together({target: _file(notebook)})
+                yield target
+            else:
+                failures.append((_failure(client, name, notebook, error, kills), error))
+    finally:
+        for key, value in before.items():
+            os.environ.pop(key) if value is None else os.environ.update({key: value})
+    if failures:
+        raise NotebookError("\n".join(message for message, _ in failures)) from failures[0][1]
+
+
+def _read(name: str):
+    """The notebook of a source, as nbformat holds it, with its stamp."""
     import jupytext
-    from nbclient.exceptions import CellExecutionError, DeadKernelError
 
     text = percent.read(source_path(name))
     notebook = jupytext.reads(text, fmt="py:percent")
@@ -54,24 +85,20 @@ def build(name: str) -> Path:
     notebook.metadata = type(notebook.metadata)({
         **METADATA, "suite": {"source": percent.digest(text), "profile": settings.profile(), **settings.environment()},
     })
-    client, kills = kernels.client(notebook, FOLDER), kernels.kills()
-    changed = {"SUITE_PROFILE": settings.profile(), "SUITE_PROGRESS": "off", "SUITE_RETRAIN": "", "PYTHONHASHSEED": "0"}
-    before = {key: os.environ.get(key) for key in changed}
-    os.environ.update(changed)
-    try:
-        kernels.execute(client)
-    except (CellExecutionError, DeadKernelError) as error:
-        write_together({settings.PROJECT_ROOT / "build" / "failed" / f"{name}.ipynb": _file(notebook)})
-        died = isinstance(error, DeadKernelError)
-        status = getattr(client.process, "returncode", None)
-        message = kernels.death(name, notebook, client.cell_begun, status, kills) if died else f"{name} failed"
-        raise NotebookError(f"{message} (kept in build/failed/{name}.ipynb)" + ("" if died else f":\n{error}")) from error
-    finally:
-        for key, value in before.items():
-            os.environ.pop(key) if value is None else os.environ.update({key: value})
-    target = settings.output_folder() / "notebooks" / f"{name}.ipynb"
-    write_together({target: _file(notebook)})
-    return target
+    return notebook
+
+
+def _failure(client, name: str, notebook, error: BaseException, kills: int | None) -> str:
+    """What ended a notebook, in words, once it is kept as far as it came; what is no fault of its own is raised."""
+    from nbclient.exceptions import CellExecutionError, DeadKernelError
+
+    if not isinstance(error, (CellExecutionError, DeadKernelError)):
+        raise error
+    write_together({settings.PROJECT_ROOT / "build" / "failed" / f"{name}.ipynb": _file(notebook)})
+    if isinstance(error, CellExecutionError):
+        return f"{name} failed (kept in build/failed/{name}.ipynb):\n{error}"
+    status = getattr(client.process, "returncode", None)
+    return f"{kernels.death(name, notebook, client.cell_begun, status, kills)} (kept in build/failed/{name}.ipynb)"
 
 
 def _file(notebook) -> bytes:
@@ -191,15 +218,39 @@ def register(commands) -> None:
         command = commands.add_parser(name, help=function.__doc__)
         command.add_argument("notebook", nargs="*", help="names; all by default")
         command.set_defaults(function=function)
+        if name == "build":
+            command.add_argument("--jobs", type=int, help="how many at once; by default two where there is no GPU, else one")
 
 
 def build_command(arguments) -> int:
     """Execute notebooks and save them with their outputs."""
-    for name in arguments.notebook or names():
-        started = time.perf_counter()
-        path = build(name)
-        print(f"{name}: built in {time.perf_counter() - started:.0f} s, {path.stat().st_size / 2**20:.1f} MiB", flush=True)
+    wanted = arguments.notebook or sorted(names(), key=lambda name: -source_path(name).stat().st_size)  # longest first
+    jobs = arguments.jobs if arguments.jobs is not None else default_jobs()
+    if jobs < 1:
+        raise NotebookError(f"--jobs {jobs} builds nothing; expected 1 or more")
+    if jobs > 1:
+        share_cores(min(jobs, len(wanted)))
+    started = time.perf_counter()
+    for path in build_all(wanted, jobs):
+        seconds, size = time.perf_counter() - started, path.stat().st_size / 2**20
+        print(f"{path.stem}: built after {seconds:.0f} s, {size:.1f} MiB", flush=True)
     return 0
+
+
+def default_jobs() -> int:
+    """How many notebooks to build at once: the small models leave a second core idle, a GPU is for one."""
+    import torch
+
+    return 2 if settings.device().type == "cpu" and torch.get_num_threads() > 1 else 1
+
+
+def share_cores(jobs: int) -> None:
+    """Give each of several kernels its share of the cores."""
+    import torch
+
+    threads = max(1, torch.get_num_threads() // jobs)
+    torch.set_num_threads(threads)  # for the stamp
+    os.environ["OMP_NUM_THREADS"] = str(threads)
 
 
 def check_command(arguments) -> int:

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from argparse import Namespace
 
 import pytest
 
@@ -90,6 +91,28 @@ def test_a_failing_cell_keeps_the_saved_notebook(small, tmp_path, monkeypatch):
         notebooks.build("9_small")
     assert path.read_bytes() == before
     assert (tmp_path / "build" / "failed" / "9_small.ipynb").exists()
+
+
+def test_two_notebooks_share_the_machine_and_a_failure_stops_neither(small, tmp_path, monkeypatch, capsys):
+    """Each waits for the other to begin; the longer source begins first, and every failure is told at the end."""
+    meet = "import time\nfrom pathlib import Path\nPath({0!r}).touch()\nwhile not Path({1!r}).exists():\n    time.sleep(0.05)"
+    here, there = str(tmp_path / "here"), str(tmp_path / "there")
+    for name, extra in (("7_good", meet.format(here, there)), ("8_bad", meet.format(there, here) + "\nraise ValueError('a')"),
+                        ("9_small", "raise ValueError('b')")):
+        small(extra)
+        (notebooks.FOLDER / "9_small.py").rename(notebooks.FOLDER / f"{name}.py")
+    monkeypatch.setattr(settings, "PROJECT_ROOT", tmp_path)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    with pytest.raises(NotebookError, match=r"(?s)8_bad failed .*ValueError.*: a\n.*\n9_small failed .*ValueError.*: b\n"):
+        notebooks.build_command(Namespace(notebook=[], jobs=2))
+    assert capsys.readouterr().out.startswith("7_good: built after ")
+    assert [path.stem for path in sorted((tmp_path / "output" / "notebooks").iterdir())] == ["7_good"]
+    assert {path.stem for path in (tmp_path / "build" / "failed").iterdir()} == {"8_bad", "9_small"}
+
+
+def test_no_notebook_is_built_by_no_job(small):
+    with pytest.raises(NotebookError, match="--jobs 0 builds nothing; expected 1 or more"):
+        notebooks.build_command(Namespace(notebook=["9_small"], jobs=0))
 
 
 def test_the_kernel_is_this_python_whatever_is_registered_under_its_name(small, tmp_path, monkeypatch):
