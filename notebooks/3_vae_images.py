@@ -747,12 +747,14 @@ def q2_b(
 
 
 # %%
-def part_a(architecture: str, dataset: str, stand_in: str, **options) -> object:
+def part_a(
+    architecture: str, dataset: str, stand_in: str, quick_epochs: int, **options
+) -> object:
     """Declaration of a run of part A on a dataset, and on its stand-in in the small profiles."""
     full = {"architecture": architecture, "dataset": dataset, "limit": None, "width": 32,
             "epochs": EPOCHS, **STEPS[architecture], **options}
     quick = {"dataset": stand_in, "limit": QUICK_LIMIT, "width": 16, "batch_size": 32,
-             "epochs": {"plain": 10, "hierarchical": 6}[architecture]}
+             "epochs": quick_epochs}
     smoke = {"limit": SMOKE_LIMIT, "width": 4, "epochs": 1, "batch_size": 32}
     return run(train_on_dataset, full=full, quick=quick, smoke=smoke, long=True, gpu=0.25)
 
@@ -760,13 +762,13 @@ def part_a(architecture: str, dataset: str, stand_in: str, **options) -> object:
 HOUSES = (HOUSE_NUMBERS, "street_digits")  # dataset 1, and what the small profiles take
 PHOTOGRAPHS = ("cifar10", "photo_patches")  # dataset 2
 RUNS |= {
-    "q2_a_dset1": part_a("plain", *HOUSES, epochs=100, validation=True, shift=1),
-    "q2_a_dset1_still": part_a("plain", *HOUSES, epochs=50, validation=True),
-    "q2_a_dset2": part_a("plain", *PHOTOGRAPHS),
-    "q2_b_dset1": part_a("hierarchical", *HOUSES, epochs=80, validation=True, free=4.0),
-    "q2_b_dset2": part_a("hierarchical", *PHOTOGRAPHS),
-    "q2_b_dset1_z1": part_a("hierarchical", *HOUSES, epochs=80, validation=True, free=0.0),
-    "q2_b_dset2_z1": part_a("hierarchical", *PHOTOGRAPHS, free=4.0),
+    "q2_a_dset1": part_a("plain", *HOUSES, 10, epochs=100, validation=True, shift=1),
+    "q2_a_dset1_still": part_a("plain", *HOUSES, 10, epochs=50, validation=True),
+    "q2_a_dset2": part_a("plain", *PHOTOGRAPHS, 10),
+    "q2_b_dset1": part_a("hierarchical", *HOUSES, 16, epochs=80, validation=True, free=4.0),
+    "q2_b_dset2": part_a("hierarchical", *PHOTOGRAPHS, 16),
+    "q2_b_dset1_z1": part_a("hierarchical", *HOUSES, 4, epochs=80, validation=True, free=0.0),
+    "q2_b_dset2_z1": part_a("hierarchical", *PHOTOGRAPHS, 4, free=4.0),
 }
 
 
@@ -940,7 +942,8 @@ def level_line(record) -> list[str]:
     """A line of a table: a hierarchical run's bound, the KL of each level, what each moves."""
     values, arrays = record.metrics, record.arrays
     shares = [spread_within_rows(arrays[f"{level}_level_fixed"]) for level in ("first", "second")]
-    return [record.id, f"{record['config'].get('free', 0):g}", f"{values['neg_elbo']:.2f}",
+    return [record.id, f"{record['budget']['done']:,}", f"{record['config'].get('free', 0):g}",
+            f"{values['neg_elbo']:.2f}",
             f"{values['recon']:.2f}", f"{values['kl_z1']:.2f}", f"{values['kl_z2']:.2f}",
             *(f"{share:.0%}" for share in shares)]
 
@@ -948,7 +951,7 @@ def level_line(record) -> list[str]:
 hierarchical = [vaes[run_id] for run_id in vaes if run_id.startswith("q2_b")]
 if hierarchical:
     tables.show(
-        ["run", "free nats of z1", "-ELBO", "recon", "KL of z1", "KL of z2",
+        ["run", "updates", "free nats of z1", "-ELBO", "recon", "KL of z1", "KL of z2",
          "variance with z1 fixed", "variance with z2's noise fixed"],
         map(level_line, sorted([*hierarchical, *first_levels.values()], key=lambda r: r.id)))
 for record in hierarchical:
@@ -2580,7 +2583,7 @@ RUNS |= {"b19_3_bonus": run(
     full={"dataset": HOUSE_NUMBERS, "limit": None, "width": 128, "blocks": 2, "latents": 4,
           "channels": 64, "free": 0.1, "blind": 0.4, "epochs": 10, "batch_size": 32,
           "learning_rate": 5e-4, "evaluate_every": 250, "evaluated": 250},
-    quick={"dataset": "street_digits", "limit": QUICK_LIMIT, "width": 32, "blocks": 1,
+    quick={"dataset": "street_digits", "limit": QUICK_LIMIT, "width": 16, "blocks": 1,
            "channels": 16, "epochs": 1, "evaluate_every": 40, "evaluated": 128},
     smoke={"limit": SMOKE_LIMIT, "width": 16, "channels": 8, "epochs": 1, "evaluate_every": 3,
            "evaluated": 32},

@@ -1365,8 +1365,8 @@ HOUSES = {
     "prior": PRIOR | {"epochs": 40},
 }
 QUICK = {
-    "dataset": "photo_patches", "limit": {"train": 1500, "test": 500}, "number": 64, "size": 32,
-    "epochs": 6, "epoch_images": None, "batch_size": 50, "rate": 2e-3, "watched": 500,
+    "dataset": "photo_patches", "limit": {"train": 1500, "test": 300}, "number": 64, "size": 32,
+    "epochs": 6, "epoch_images": None, "batch_size": 50, "rate": 2e-3, "watched": 300,
     "prior": {"width": 64, "layers": 3, "epochs": 3, "batch_size": 100, "rate": 3e-3},
 }
 SMOKE = {
