@@ -180,6 +180,9 @@ def test_a_notebook_clones_the_suite_into_an_empty_folder_and_runs_to_its_end(em
         packed = archive.namelist()
     assert results and {f"results/{name}" for name in results} < set(packed) and "figures/q3_dset1_samples.png" in packed
     assert "notebooks/4_vqvae.py" in packed
+    for result in (clone / "build" / "smoke" / "results").glob("*.json"):
+        content = json.loads(result.read_text(encoding="utf-8"))
+        assert content["profile"] == "smoke" and all(f"figures/{figure}" in packed for figure in content["figures"])
     status = subprocess.run(["git", "-C", str(clone), "status", "--porcelain"], capture_output=True, text=True, check=True)
     assert "helpers" not in status.stdout and "notebooks" not in status.stdout
 
