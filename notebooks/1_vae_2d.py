@@ -1388,7 +1388,8 @@ RUNS |= {
         full={"data": "gaussian", "base": PLAN_A, "variants": {
             "ours": {}, "course": {"epochs": 10, "learning_rate": 1e-3, "decay": False},
             "awake": {"second_weight": 1.0}}},
-        quick={"base": PLAN_A | QUICK_A | {"epochs": 4}}, smoke={"base": PLAN_A | SMOKE_A, "variants": {
+        quick={"base": PLAN_A | QUICK_A | {"epochs": 4}},
+        smoke={"base": PLAN_A | SMOKE_A, "variants": {
             "ours": {}, "course": {"learning_rate": 1e-3, "decay": False},
             "awake": {"second_weight": 1.0}}}),
     "b19_1b_choices": run(
