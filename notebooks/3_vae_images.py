@@ -750,7 +750,10 @@ def q2_b(
 def part_a(
     architecture: str, dataset: str, stand_in: str, quick_epochs: int, **options
 ) -> object:
-    """Declaration of a run of part A on a dataset, and on its stand-in in the small profiles."""
+    """Declaration of a run of part A on a dataset, and on its stand-in in the small profiles.
+
+    The quick profile gives the controls of the hierarchical model fewer epochs than the model.
+    """
     full = {"architecture": architecture, "dataset": dataset, "limit": None, "width": 32,
             "epochs": EPOCHS, **STEPS[architecture], **options}
     quick = {"dataset": stand_in, "limit": QUICK_LIMIT, "width": 16, "batch_size": 32,
@@ -925,10 +928,11 @@ if chosen:
 # **Idea.** Hold one level, draw the other anew, and look at what changes.
 
 # %% [markdown] tags=["solution"]
-# The runs with and without free bits, side by side. Below, in the upper grid of each figure $z_1$
-# stays in a row and the noise of $z_2$ is drawn anew for each picture; in the lower grid the noise
-# of $z_2$ stays and $z_1$ is drawn anew. (To hold $z_2$ *itself* would show the same picture ten
-# times: the decoder sees nothing else.)
+# The runs with and without free bits, side by side. Bounds compare at equal updates only: in the
+# quick profile the controls make fewer. Below, in the upper grid of each figure $z_1$ stays in a
+# row and the noise of $z_2$ is drawn anew for each picture; in the lower grid the noise of $z_2$
+# stays and $z_1$ is drawn anew. (To hold $z_2$ *itself* would show the same picture ten times: the
+# decoder sees nothing else.)
 
 
 # %%

@@ -54,19 +54,18 @@ def build_all(wanted: Iterable[str], jobs: int = 1) -> Iterator[Path]:
             kept under ``build/failed/`` and the saved one is left as it was.
     """
     changed = {"SUITE_PROFILE": settings.profile(), "SUITE_PROGRESS": "off", "SUITE_RETRAIN": "", "PYTHONHASHSEED": "0"}
-    made = {kernels.client(notebook, FOLDER): (name, notebook) for name in wanted for notebook in [_read(name)]}
+    made = {kernels.client(_read(name), FOLDER): name for name in wanted}
     kills, failures = kernels.kills(), []
     before = {key: os.environ.get(key) for key in changed}
     os.environ.update(changed)
     try:
         for client, error in kernels.execute(made, jobs):
-            name, notebook = made[client]
             if error is None:
-                target = settings.output_folder() / "notebooks" / f"{name}.ipynb"
-                write_together({target: _file(notebook)})
+                target = settings.output_folder() / "notebooks" / f"{made[client]}.ipynb"
+                write_together({target: _file(client.nb)})
                 yield target
             else:
-                failures.append((_failure(client, name, notebook, error, kills), error))
+                failures.append((_failure(client, made[client], error, kills), error))
     finally:
         for key, value in before.items():
             os.environ.pop(key) if value is None else os.environ.update({key: value})
@@ -88,17 +87,17 @@ def _read(name: str):
     return notebook
 
 
-def _failure(client, name: str, notebook, error: BaseException, kills: int | None) -> str:
+def _failure(client, name: str, error: BaseException, kills: int | None) -> str:
     """What ended a notebook, in words, once it is kept as far as it came; what is no fault of its own is raised."""
     from nbclient.exceptions import CellExecutionError, DeadKernelError
 
     if not isinstance(error, (CellExecutionError, DeadKernelError)):
         raise error
-    write_together({settings.PROJECT_ROOT / "build" / "failed" / f"{name}.ipynb": _file(notebook)})
+    write_together({settings.PROJECT_ROOT / "build" / "failed" / f"{name}.ipynb": _file(client.nb)})
     if isinstance(error, CellExecutionError):
         return f"{name} failed (kept in build/failed/{name}.ipynb):\n{error}"
     status = getattr(client.process, "returncode", None)
-    return f"{kernels.death(name, notebook, client.cell_begun, status, kills)} (kept in build/failed/{name}.ipynb)"
+    return f"{kernels.death(name, client.nb, client.cell_begun, status, kills)} (kept in build/failed/{name}.ipynb)"
 
 
 def _file(notebook) -> bytes:

@@ -5,6 +5,7 @@ import sys
 from argparse import Namespace
 
 import pytest
+import torch
 
 from helpers import settings
 from helpers.publish import kernels, notebooks
@@ -108,6 +109,13 @@ def test_two_notebooks_share_the_machine_and_a_failure_stops_neither(small, tmp_
     assert capsys.readouterr().out.startswith("7_good: built after ")
     assert [path.stem for path in sorted((tmp_path / "output" / "notebooks").iterdir())] == ["7_good"]
     assert {path.stem for path in (tmp_path / "build" / "failed").iterdir()} == {"8_bad", "9_small"}
+
+
+@pytest.mark.parametrize(("device", "threads", "jobs"), [("cpu", 1, 1), ("cpu", 2, 2), ("cpu", 8, 2), ("cuda", 8, 1)])
+def test_two_notebooks_are_built_at_once_where_there_are_cores_and_no_gpu(monkeypatch, device, threads, jobs):
+    monkeypatch.setattr(settings, "device", lambda: torch.device(device))
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    assert notebooks.default_jobs() == jobs
 
 
 def test_no_notebook_is_built_by_no_job(small):
