@@ -3,6 +3,7 @@ SHELL := /bin/bash
 PYTHON := .venv$(if $(LOWEST),-lowest)/bin/python
 PROFILE ?= quick
 export LOWEST
+unexport PYTHONDONTWRITEBYTECODE  # containers set it to stay small; each of many short processes would compile PyTorch anew
 
 .PHONY: help environment run test full figures report grade gradescope readme site bench check status colab clean
 

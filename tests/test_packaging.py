@@ -1,6 +1,7 @@
 """Packaging: the lists of dependencies agree, and everything that is imported is declared."""
 
 import ast
+import os
 import re
 import shutil
 import subprocess
@@ -58,6 +59,13 @@ def test_everything_that_is_imported_is_declared():
     sources = [*(ROOT / "helpers").rglob("*.py"), *(ROOT / "notebooks").glob("*.py")]
     found = set().union(*map(imported, sources)) - set(sys.stdlib_module_names) - {"helpers", "benchmarks"}
     assert {NAMES.get(name, name) for name in found} - declared <= {"colab"}
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
+def test_make_lets_python_keep_what_it_compiled():
+    asked = ["make", "--no-print-directory", "--eval", 'shown:; @echo "[$$PYTHONDONTWRITEBYTECODE]"', "shown"]
+    said = subprocess.run(asked, cwd=ROOT, env=os.environ | {"PYTHONDONTWRITEBYTECODE": "1"}, capture_output=True, check=True)
+    assert said.stdout.decode().split() == ["[]"]
 
 
 def test_the_tracked_tree_stays_light():
