@@ -78,22 +78,40 @@ def test_a_notebook_gets_a_drawing_as_it_is_and_a_photograph_small(tmp_path, sho
 def test_a_photograph_gets_a_palette_only_where_it_looks_the_same(spread, mode):
     generator = np.random.default_rng(0)
     colours = np.linspace(0, 1 - spread, 40)[:, None, None] + generator.uniform(0, spread, (40, 40, 3))
-    drawn = io.BytesIO()
-    PIL.Image.fromarray((255 * colours).astype(np.uint8)).resize((160, 160), PIL.Image.Resampling.BICUBIC).save(drawn, "png")
-    before, after = PIL.Image.open(drawn), PIL.Image.open(plotting._packed(drawn))
-    assert after.mode == mode
-    difference = np.subtract(before.convert("RGB"), after.convert("RGB"), dtype=np.float64)
+    before = PIL.Image.fromarray((255 * colours).astype(np.uint8)).resize((160, 160), PIL.Image.Resampling.BICUBIC)
+    after, looked_at_once = (PIL.Image.open(plotting._packed(before, spare=spare)) for spare in (True, False))
+    assert (after.mode, looked_at_once.mode) == (mode, "RGB")
+    difference = np.subtract(before, after.convert("RGB"), dtype=np.float64)
     assert (difference == 0).all() == (mode == "RGB")
     assert np.sqrt((difference**2).mean()) < plotting.MOST_ERROR
+    assert np.array_equal(np.asarray(before), np.asarray(looked_at_once))
+
+
+@pytest.mark.parametrize("layout", ["constrained", "none"])
+def test_a_figure_is_drawn_once_and_as_savefig_draws_it(layout):
+    def make():
+        figure, axes = plt.subplots(1, 3, figsize=(5, 2), layout=layout)
+        axes[0].plot([0, 1, 40000], label="a long name in a legend")
+        axes[0].legend()
+        axes[1].scatter([0, 1], [1, 0])
+        axes[1].set(xlabel="an axis with a name", ylabel="ordinate", title="a title")
+        figure.colorbar(axes[2].imshow(np.eye(3)), ax=axes[2])
+        plotting.title(figure, "of all three", Noted("stand-in for svhn"))
+        return figure
+
+    saved, figure, draws = io.BytesIO(), make(), []
+    make().savefig(saved, format="png")
+    figure.axes[0].add_artist(plotting.matplotlib.text.Text()).draw = lambda renderer: draws.append(renderer)
+    assert np.array_equal(np.asarray(plotting._drawn(figure)), np.asarray(PIL.Image.open(saved).convert("RGB")))
+    assert len(draws) == 1
+    plt.close("all")
 
 
 def test_the_paper_of_a_photograph_stays_white():
     generator = np.random.default_rng(1)
     pixels = np.full((400, 300, 3), 255, np.uint8)
     pixels[40:, 40:] = generator.integers(0, 12, (360, 260, 3)) + np.arange(240, dtype=np.uint8).repeat(2)[:360, None, None]
-    drawn = io.BytesIO()
-    PIL.Image.fromarray(pixels).save(drawn, "png")
-    after = PIL.Image.open(plotting._packed(drawn))
+    after = PIL.Image.open(plotting._packed(PIL.Image.fromarray(pixels)))
     assert after.mode == "P" and (np.asarray(after.convert("RGB"))[(pixels == 255).all(-1)] == 255).all()
 
 
@@ -104,11 +122,11 @@ def test_beside_a_curve_every_pixel_counts_for_the_palette(monkeypatch, with_cur
     plotting.show_image(left, (np.linspace(0, 200, 90)[:, None, None] + noise).astype(np.uint8))
     if with_curve:
         right.plot([0, 1], [0, 1], color=plotting.GREEN, alpha=0.35)
+    monkeypatch.setenv("SUITE_PROFILE", "full")
     drawn, pack = [], plotting._packed
-    monkeypatch.setattr(plotting, "_packed", lambda png, **options: drawn.append(png) or pack(png, **options))
+    monkeypatch.setattr(plotting, "_packed", lambda picture, **options: drawn.append(picture) or pack(picture, **options))
     saved = PIL.Image.open(plotting.show(figure))
-    whole = PIL.Image.open(drawn[0]).convert("RGB").quantize(256, method=PIL.Image.Quantize.MEDIANCUT, kmeans=4,
-                                                            dither=PIL.Image.Dither.NONE)
+    whole = drawn[0].quantize(256, method=PIL.Image.Quantize.MEDIANCUT, kmeans=4, dither=PIL.Image.Dither.NONE)
     assert saved.mode == "P"
     assert np.array_equal(np.asarray(saved.convert("RGB")), np.asarray(whole.convert("RGB"))) == with_curve
 

@@ -116,15 +116,16 @@ def prepare(figure: Path, folder: Path, width: float = 1.0) -> Path:
 
 
 def write_numbers() -> Path:
-    """Write ``numbers.tex`` and the prepared figures; returns the file's path."""
+    """Write ``numbers.tex``, and for full the prepared figures; returns the file's path."""
     folder = build_folder()
     usable, gaps = usable_figures()
     mentioned = (settings.PROJECT_ROOT / "report.tex").read_text(encoding="utf-8")
     widths = shown_widths(mentioned)
-    prepared = {name: prepare(path, folder / "figures", widths.get(name, 0.8)) for name, path in usable.items()}
+    kept = settings.profile() == "full"  # what small profiles draw is looked at once, and need not be small
+    prepared = {name: prepare(path, folder / "figures", widths.get(name, 0.8)) if kept else path for name, path in usable.items()}
     for leftover in set((folder / "figures").glob("*.*")) - set(prepared.values()):
         leftover.unlink()
-    paths = {name: path.relative_to(folder).as_posix() for name, path in prepared.items()}
+    paths = {name: Path(os.path.relpath(path, folder)).as_posix() for name, path in prepared.items()}
     path = folder / "numbers.tex"
     everything = (*deliverables.asked_runs(), *deliverables.supporting_runs())
     owners: dict[str, list[str]] = {}

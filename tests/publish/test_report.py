@@ -93,6 +93,14 @@ def test_only_figures_that_their_record_names_are_shown(output):
     assert found["fig/q1_a_dset1_sample_without_noise.png"].startswith("figures/")
 
 
+def test_a_small_profile_shows_its_figures_as_they_are(output, monkeypatch):
+    monkeypatch.setenv("SUITE_PROFILE", "quick")
+    fake_suite.write_record(output, fake_suite.record(fake_suite.entry("q1_a_dset1"), profile="quick"))
+    shown = report.build_folder() / written()["fig/q1_a_dset1_train_plot.png"]
+    assert shown.samefile(output / "figures" / "q1_a_dset1_train_plot.png")
+    assert not list((report.build_folder() / "figures").glob("*"))
+
+
 def test_the_report_asks_for_what_the_sheets_ask_for_and_for_nothing_else():
     entries = {entry["id"]: entry for entry in deliverables.asked_runs()}
     critics = {f"cifar10_{name}" for name in ("jsd_1", "jsd_2", "jsd_3", "w1_2", "w1_3")}  # columns of one table
