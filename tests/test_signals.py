@@ -45,7 +45,9 @@ def until(condition, process, seconds=120.0):
 
 
 def begin(tmp_path, *words, profile):
-    environment = os.environ | {"SUITE_OUTPUT": str(tmp_path / "output"), "SUITE_PROFILE": profile, "SUITE_HOUSE_NUMBERS": ""}
+    (tmp_path / "temporary").mkdir()
+    environment = os.environ | {"SUITE_OUTPUT": str(tmp_path / "output"), "SUITE_PROFILE": profile, "SUITE_HOUSE_NUMBERS": "",
+                                "TMPDIR": str(tmp_path / "temporary")}
     command = [sys.executable, "-m", "helpers", "--profile", profile, *words]
     return subprocess.Popen(command, cwd=settings.PROJECT_ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
                             encoding="utf-8", start_new_session=True, preexec_fn=heed_all)
@@ -94,5 +96,7 @@ def test_no_kernel_is_left_by_a_build(tmp_path, number, wanted):
     process = begin(tmp_path, "build", *wanted, profile="quick")
     begun = sum(name in notebooks.names() for name in wanted)
     until(lambda: len({path.stem.partition("_")[0] for path in tmp_path.rglob("*.lock")}) >= begun, process)
+    connected = list((tmp_path / "temporary").glob("*.json"))
     end(process, number, tmp_path)
     assert list(tmp_path.rglob("*.ipynb")) == []
+    assert connected and not any(path.exists() for path in connected)  # the files that say how to reach a kernel

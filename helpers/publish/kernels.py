@@ -121,6 +121,8 @@ def _end(running: dict[object, threading.Thread]) -> None:
             thread.join(max(0.0, deadline - time.monotonic()))
     for made in running:
         atexit.unregister(made._cleanup_kernel)  # nothing is left of the kernel, and this would wait for its sockets
+        if made.km is not None:
+            made.km.cleanup_connection_file()  # as that would have done
 
 
 def kills() -> int | None:
