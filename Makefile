@@ -5,7 +5,7 @@ PROFILE ?= quick
 export LOWEST
 unexport PYTHONDONTWRITEBYTECODE  # containers set it to stay small; each of many short processes would compile PyTorch anew
 
-.PHONY: help environment run test full figures report grade gradescope readme site bench check status colab clean
+.PHONY: help environment run run-grade run-report test full figures report grade gradescope readme site bench check status colab clean
 
 help:  ## this list
 	@awk -F':.*## *' '/^[a-z]+:.*## /{printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -15,7 +15,12 @@ environment:  ## make .venv with everything the suite needs
 
 run: environment  ## every notebook at the quick profile, figures, grade and PDF, all under build/quick/
 	@$(PYTHON) -m helpers --profile $(PROFILE) build
+	@$(MAKE) --no-print-directory -j2 run-grade run-report
+
+run-grade:
 	@$(PYTHON) -m helpers --profile $(PROFILE) grade || [ $$? = 1 ]  # 1: not everything passes, as small runs do not
+
+run-report:
 	@if bash scripts/latex.sh; then $(PYTHON) -m helpers --profile $(PROFILE) report; fi
 
 test: environment  ## ruff and pytest, as CI runs them; LOWEST=1: with the lowest versions that the suite allows
