@@ -2129,7 +2129,7 @@ PLAN = {
 }
 QUICK_PLAN = {
     **QUICK_DATA, "width": 12, "updates": 25, "evaluations": 3, "alpha": 0.9,
-    "statistics_batches": 50, "curve_samples": 300, "final_samples": 500,
+    "statistics_batches": 20, "curve_samples": 200, "final_samples": 400,
 }
 SMOKE_PLAN = {
     **SMOKE_DATA, "width": 4, "updates": 4, "evaluations": 2, "alpha": 0.5,
