@@ -139,7 +139,7 @@ def empty_folder(tmp_path, monkeypatch):
     origin, stub, folder = (tmp_path / name for name in ("origin", "stub", "content"))
     for name in ("helpers", "notebooks"):
         shutil.copytree(settings.PROJECT_ROOT / name, origin / name, ignore=shutil.ignore_patterns("__pycache__", "*.ipynb"))
-    for name in ("pyproject.toml", "README.md", "requirements.txt", "deliverables.toml"):
+    for name in (".gitignore", "pyproject.toml", "README.md", "requirements.txt", "deliverables.toml"):
         shutil.copy(settings.PROJECT_ROOT / name, origin)
     stamping.stamp("ada/models", origin)
     git = ["git", "-C", str(origin), "-c", "user.name=Ada", "-c", "user.email=ada@example.org"]
