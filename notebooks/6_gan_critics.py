@@ -2598,12 +2598,13 @@ if gans:
 # *What was measured* is one seed each, over the first few per cent of the sheet's updates. An
 # indicator of progress falls with the Fréchet distance. With R1 both live metrics do, JSD as well
 # as $W_1$, at every evaluation. Without a regulariser the live JSD stays near $\log2$ while the
-# distance falls by more than half: it misleads. With spectral normalisation JSD follows the
-# distance loosely, and $W_1$ turns round and rises while the distance goes on falling. So what
-# separates a metric that can be read from one that cannot is, in these runs, the penalty on the
-# slope at the data, and not the choice between JSD and $W_1$. At equal updates the two runs with R1
-# are also the nearest to the data, and in both pairs JSD is nearer than $W_1$. What prefers $W_1$
-# is the theory, which is about later: a critic that has had the time to win.
+# distance falls by more than half: it misleads. With spectral normalisation the live JSD rises,
+# falls again and ends where it began, while the distance falls to a fifth; $W_1$ falls, turns round
+# and rises while the distance goes on falling. So what separates a metric that can be read from one
+# that cannot is, in these runs, the penalty on the slope at the data, and not the choice between
+# JSD and $W_1$. At equal updates the two runs with R1 are also the nearest to the data, and in both
+# pairs JSD is nearer than $W_1$. What prefers $W_1$ is the theory, which is about later: a critic
+# that has had the time to win.
 #
 # *Why JSD fails.* Images and samples lie near sets of low dimension in $\mathbb R^{3072}$, which
 # hardly meet. If two distributions have disjoint supports, then $\mathrm{JSD}=\log2$ whether they
