@@ -135,23 +135,29 @@ def test_the_answer_claims_what_the_records_show(notebook):
     runs = {run_id.removeprefix("cifar10_"): load(run_id, folder) for run_id in notebook.CIFAR_GANS}
     live = {name: notebook.rank_correlation(notebook.progress(record)[1]["live"], notebook.progress(record)[0])
             for name, record in runs.items()}
-    assert live["jsd_3"] == live["w1_3"] == pytest.approx(1.0)  # with R1 both fall with the distance at every evaluation
-    assert live["jsd_1"] < 0  # without a regulariser JSD does not
-    distance, metrics = notebook.progress(runs["jsd_1"])
-    assert metrics["live"].min() > 0.35
-    assert distance[-1] < distance[0] / 2
+    for name in ("jsd_3", "w1_3"):  # with R1 both metrics fall with the distance, all to about a third after 6,000 updates
+        distance, metrics = notebook.progress(runs[name])
+        equal = notebook.upto(runs[name], 6000)
+        for values in (distance[equal], metrics["live"][equal]):
+            assert (np.diff(values) < 0).all() and 0.28 < values[-1] / values[0] < 0.38
+        assert distance[-1] < distance[equal][-1]  # a thousand updates on, lower still; the metrics stay
+        assert metrics["live"][-1] == pytest.approx(metrics["live"][equal][-1], rel=0.1)
+        assert 1000 < runs[name].arrays["evaluation_steps"][-1] - 6000 < 1500
+    distance, metrics = notebook.progress(runs["jsd_1"])  # without a regulariser JSD does not
+    assert metrics["live"].min() > math.log(2) * 2 / 3 and live["jsd_1"] < 0
+    assert 0.2 < distance[-1] / distance[0] < 0.3 and distance[2:].min() > 0.8 * distance[2:].max()  # then stands still
     distance, metrics = notebook.progress(runs["jsd_2"])
-    assert (np.diff(distance) < 0).all() and distance[-1] < distance[0] / 5
-    peak = metrics["live"].argmax()  # rises, falls again, ends where it began
-    assert metrics["live"][peak] > 1.5 * metrics["live"][0] and (np.diff(metrics["live"][peak:]) < 0).all()
-    assert metrics["live"][-1] == pytest.approx(metrics["live"][0], rel=0.05) and live["jsd_2"] < 0.5
+    assert 0.28 < distance[-1] / distance[0] < 0.38
+    low = metrics["live"].argmin()  # falls, then doubles
+    assert 0 < low < len(distance) - 2 and metrics["live"][-1] == pytest.approx(2 * metrics["live"][low], rel=0.1)
     distance, metrics = notebook.progress(runs["w1_2"])
-    assert (np.diff(distance) < 0).all()
-    assert metrics["live"][-1] > metrics["live"].min() * 1.2  # turns round
-    assert max(record["budget"]["done"] / record["budget"]["planned"] for record in runs.values()) < 0.07
+    assert (np.diff(distance) < 0).all() and 0.28 < distance[-1] / distance[0] < 0.38
+    assert metrics["live"].argmin() == 0 and metrics["live"][-1] == pytest.approx(2 * metrics["live"][0], rel=0.15)
+    shares = [record["budget"]["done"] / record["budget"]["planned"] for record in runs.values()]
+    assert (round(100 * min(shares)), round(100 * max(shares))) == (7, 15)
     assert all(record.spread["fid_smallnet"]["n"] == 1 for record in runs.values())
     records, updates = notebook.comparable(list(runs.values()))
     said = notebook.by_distance(records, updates)
     nearest = {part.split()[0] for part in said[0].split(": ")[1].split(", ")[:2]}
-    assert (len(records), nearest) == (5, {"jsd_3", "w1_3"})
+    assert (len(records), updates, nearest) == (5, 6000, {"jsd_3", "w1_3"})
     assert all("JSD is nearer than W1" in sentence for sentence in said[1:3])

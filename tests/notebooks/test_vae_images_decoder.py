@@ -7,6 +7,8 @@ import pytest
 import torch
 
 from helpers.fast import sampling
+from helpers.results.records import load
+from helpers.settings import PROJECT_ROOT
 from helpers.suite import Run
 from helpers.work.definitions import definitions
 
@@ -182,3 +184,23 @@ def test_both_fields_get_equal_budgets_within_the_time(notebook):
     assert len(outcome.arrays["train_terms"]) == len(outcome.arrays["train_terms_small_field"]) == 1
     assert outcome.arrays["samples"].shape == (50, 32, 32, 3) and outcome.arrays["decoded"].shape == (80, 32, 32, 3)
     assert outcome.values["test_bpd"] == pytest.approx(outcome.values["recon_bpd"] + outcome.values["kl"] * notebook.BITS)
+
+
+# ---------------------------------------------------------------- what is said of several seeds
+
+
+def seeds_of(run_id):
+    """The metrics of each root of a recorded run."""
+    return [part["metrics"] for part in load(run_id, PROJECT_ROOT / "results")["repeats"].values()]
+
+
+def test_the_answers_hold_for_every_seed_that_they_speak_of():
+    normal, flow, bonus = map(seeds_of, ("b19_2a", "b19_2b", "b19_3_bonus"))
+    assert len(normal) == len(flow) == len(bonus) == 3
+    assert all(one["test_bpd"] < other["test_bpd"] for one, other in zip(flow, normal, strict=True))
+    assert max(seed["test_bpd"] for seed in flow) < min(seed["test_bpd"] for seed in normal)
+    assert all(seed["kl_small_field"] > seed["kl"] for seed in bonus)
+    lead = sorted(seed["test_bpd_small_field"] - seed["test_bpd"] for seed in bonus)  # below zero: the small field's is lower
+    assert -0.05 < lead[0] < lead[1] < 0 and lead[2] > 0.1
+    below = min(seed["test_bpd"] for seed in flow)
+    assert all(max(seed["test_bpd"], seed["test_bpd_small_field"]) < below for seed in bonus)
