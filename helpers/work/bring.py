@@ -51,6 +51,8 @@ def bring(arguments) -> int:
 def pack(folder: Path, run_ids: list[str] | None = None) -> list[Path]:
     """Write records with arrays and small weights, from all roots, as ``records_00.zip`` and so on; returns their paths.
 
+    A record without its arrays, as those that travelled to a node with the code, would be refused at home: it is left out.
+
     Args:
         folder: where the files go.
         run_ids: of the runs; by default all that have a record of the present code.
@@ -59,6 +61,12 @@ def pack(folder: Path, run_ids: list[str] | None = None) -> list[Path]:
     groups = []
     for path in sorted([*results.glob("*.json"), *results.glob("seeds/*/*.json")]):
         if (run_ids and path.stem not in run_ids) or (not run_ids and records.state(Record(path)) == "stale"):
+            continue
+        try:
+            Record(path).arrays_path()
+        except RecordError:
+            if run_ids or path.with_suffix(".npz").exists():
+                print(f"{path.relative_to(results).as_posix()} is not packed: its arrays are not here, or not its own")
             continue
         together = [path, *(path.with_suffix(suffix) for suffix in BROUGHT[1:] if path.with_suffix(suffix).is_file())]
         groups.append({other.relative_to(results).as_posix(): other.read_bytes() for other in together})

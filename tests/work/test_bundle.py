@@ -133,6 +133,22 @@ def test_records_come_back_whole_and_never_replace_a_longer_one(recorded, tmp_pa
     assert records.load("q1_a_dset1").path.read_bytes() == before
 
 
+@pytest.mark.parametrize("arrays", [None, b"another's"])
+def test_a_record_that_travelled_without_its_arrays_is_not_packed(recorded, tmp_path, monkeypatch, capsys, arrays):
+    record = recorded(3)
+    other = record.path.parent / "seeds" / "1" / record.path.name  # made here: packed
+    other.parent.mkdir(parents=True)
+    for suffix in (".json", ".npz"):
+        other.with_suffix(suffix).write_bytes(record.path.with_suffix(suffix).read_bytes())
+    there = record.path.with_suffix(".npz")
+    there.unlink() if arrays is None else there.write_bytes(arrays)
+    [path] = bring.pack(tmp_path / "packed", ["q1_a_dset1"])
+    assert "q1_a_dset1.json is not packed: its arrays are not here" in capsys.readouterr().out
+    monkeypatch.setenv("SUITE_OUTPUT", str(tmp_path / "home"))
+    assert len(bring.take(path)) == 1
+    assert not (tmp_path / "home" / "results" / "q1_a_dset1.json").exists()
+
+
 def rewrite(path, change):
     """Pack a file again with its content changed, its manifest as it was."""
     with zipfile.ZipFile(path) as archive:
