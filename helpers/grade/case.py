@@ -39,6 +39,12 @@ class Case:
         return bool(theirs) and all(theirs[name] == self.record[name] for name in ("function", "config", "profile"))
 
     @property
+    def smaller(self) -> bool:
+        """Whether it was made with another profile than the reference's record: on less data, and evaluated on less."""
+        theirs = self.facts.get("record")
+        return bool(theirs) and theirs["profile"] != self.record["profile"]
+
+    @property
     def known_ids(self) -> list[str]:
         """The ids of all runs of the suite."""
         return deliverables.run_ids()

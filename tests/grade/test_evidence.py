@@ -113,3 +113,25 @@ def test_what_is_unknown_differs_from_nothing(config, number):
 def test_odd_sources_declare_what_can_be_told(text):
     runs = declared.runs(text)
     assert set(runs) <= {"a"}
+
+
+@pytest.mark.parametrize("smaller", [False, True])
+def test_ends_of_curves_and_grain_are_asked_of_the_profile_that_was_recorded_alone(smaller):
+    noise = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), dtype=np.uint8)
+    arrays = {"looks": np.array([[9.0], [8.0], [7.0]]), "seeds_of_it": np.array([1.0, 2.0]), "drawn": noise}
+    settings = {"function": "train", "config": {}, "profile": "full"}
+    facts = {"record": settings, "arrays": {"drawn": ["u", list(noise.shape)]},
+             "relations": [("end", "bound", "looks", (-1, 0), 1.0), ("value", "bound", "looks", (-1, 0), 1.0),
+                           ("seeds", "kl", "seeds_of_it", (None,), 1.0)]}
+    spread = {"bound": {"std": 0.0, "min": 5.0, "max": 5.0, "n": 1}, "kl": {"std": 0.0, "min": 1.0, "max": 2.0, "n": 2}}
+    content = {"seeds": [0, 1], "seed": 0, "spread": spread, "budget": {}, **settings, "profile": "quick" if smaller else "full"}
+
+    class Copy(dict):
+        metrics, id = {"bound": 5.0, "kl": 1.5}, "b19_2a"
+        content = property(dict)
+
+    case = Case({}, Copy(content, metrics=Copy.metrics), arrays, facts)
+    Copy.spread = spread
+    found = list(evidence.metrics_are_those_of_the_arrays(case))
+    assert [sentence.split(" ")[0] for sentence in found] == ["bound", "bound"] * (not smaller) + ["mean"]  # seeds: always
+    assert any("is noise" in sentence for sentence in evidence.arrays_are_those_needed(case)) == (not smaller)
