@@ -123,6 +123,13 @@ def test_no_notebook_is_built_by_no_job(small):
         notebooks.build_command(Namespace(notebook=["9_small"], jobs=0))
 
 
+def test_what_takes_long_is_begun_first(monkeypatch):
+    assert set(notebooks.SECONDS) == set(notebooks.names())
+    assert notebooks.longest_first()[0] == max(notebooks.SECONDS, key=notebooks.SECONDS.get)
+    monkeypatch.setattr(notebooks, "names", lambda: ["1_vae_2d", "3_vae_images", "7_another"])
+    assert notebooks.longest_first() == ["7_another", "3_vae_images", "1_vae_2d"]  # nobody knows yet how long it takes
+
+
 def test_the_kernel_is_this_python_whatever_is_registered_under_its_name(small, tmp_path, monkeypatch):
     spec = tmp_path / "jupyter" / "kernels" / "python3"
     spec.mkdir(parents=True)
