@@ -95,7 +95,7 @@ def test_a_failing_cell_keeps_the_saved_notebook(small, tmp_path, monkeypatch):
 
 
 def test_two_notebooks_share_the_machine_and_a_failure_stops_neither(small, tmp_path, monkeypatch, capsys):
-    """Each waits for the other to begin; the longer source begins first, and every failure is told at the end."""
+    """The first two wait for each other; every failure is told at the end."""
     meet = "import time\nfrom pathlib import Path\nPath({0!r}).touch()\nwhile not Path({1!r}).exists():\n    time.sleep(0.05)"
     here, there = str(tmp_path / "here"), str(tmp_path / "there")
     for name, extra in (("7_good", meet.format(here, there)), ("8_bad", meet.format(there, here) + "\nraise ValueError('a')"),
