@@ -90,7 +90,8 @@ def _word(value: float, facts: dict, record: Record) -> tuple[str, bool | None]:
     reached = "target" in facts and sign * round(value, _decimals(facts["target"])) <= sign * facts["target"]
     if record.part:  # beside the sheet's number, and neither a pass nor a failure
         name = "target" if reached else "sheet" if "sheet" in facts and at_least(facts["sheet"]) else ""
-        return f"{name} reached, {ON_PART}" if name else ON_PART, None
+        missed = next((f"short of the {fact}, " for fact in ("sheet", "target") if fact in facts), "")
+        return (f"{name} reached, " if name else missed) + ON_PART, None
     if reached:
         return "target reached", True
     if "sheet" in facts:

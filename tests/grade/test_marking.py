@@ -136,7 +136,7 @@ def test_a_stand_in_is_partial_if_it_says_so_and_fails_if_not(copy, name, stand_
 @pytest.mark.parametrize(("value", "done", "status", "word"), [
     (91.0, 780, "part", "target reached, on part of the data"),
     (102.5, 780, "part", "sheet reached, on part of the data"),
-    (110.0, 780, "partial", "on part of the data"),
+    (110.0, 780, "partial", "short of the sheet, on part of the data"),
     (91.0, 50, "partial", "partial"),
     (-1.0, 780, "fail", "past the bound"),
 ])
