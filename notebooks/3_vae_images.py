@@ -2663,9 +2663,9 @@ def fixed_share(decoded: np.ndarray, side: int) -> float:
 def row_of(record, suffix: str, field: str) -> list[str]:
     """A field's bound and KL, over all seeds, and what the pictures of the seed shown agree in."""
     names = [f"{name}{suffix}" for name in ("test_bpd", "kl_bpd", "kl")]
+    told = (tables.with_spread(record.metrics[name], record.spread[name]) for name in names)
     shares = (fixed_share(record.arrays[f"decoded{suffix}"], side) for side in (8, 1))
-    return [field, *(tables.with_spread(record.metrics[name], record.spread[name]) for name in names),
-            *(f"{share:.0%}" for share in shares)]
+    return [field, *told, *(f"{share:.0%}" for share in shares)]
 
 
 if lossy is not None:
