@@ -26,6 +26,7 @@ from helpers.work import definitions
 from helpers.work.sheets import as_sheets
 
 SUFFIXES = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
+WHEELS = "torch-fidelity"  # what a node with PyTorch and the usual packages lacks of what training imports
 LEFT_OUT = (".ipynb", ".pdf", ".png", ".npz", ".safetensors")
 CODE = ("helpers", "notebooks", "benchmarks", "tests", "results", "deliverables.toml", "pyproject.toml", "requirements.txt")
 RUN = '''#!/usr/bin/env bash
@@ -57,7 +58,8 @@ def register(commands) -> None:
     command.add_argument("folder", help="gets the parts, unpack.py and run.sh")
     command.add_argument("--part-size", default="56M", metavar="SIZE", help="of a part at most; 56M by default")
     command.add_argument("--data", default="", metavar="NAMES", help="data sets to take along, for example cifar10,svhn")
-    command.add_argument("--wheels", default="", metavar="NAMES", help="packages to take along, for example torch-fidelity")
+    command.add_argument("--wheels", default=WHEELS, metavar="NAMES",
+                         help=f"packages that the node may lack, {WHEELS} by default (the GANs' distances); '' for none")
     command.set_defaults(function=bundle, default_profile="full")
 
 
@@ -168,5 +170,6 @@ def wheel_files(names: list[str]) -> list[tuple[str, bytes]]:
         command = [*pip, "--only-binary=:all:", "--dest", folder, *names]
         done = subprocess.run(command, capture_output=True, encoding="utf-8", check=False)
         if done.returncode:
-            raise BundleError(f"pip cannot get {', '.join(names)} as wheels: {done.stderr.strip().splitlines()[-1]}")
+            said = done.stderr.strip().splitlines()[-1]
+            raise BundleError(f"pip cannot get {', '.join(names)} as wheels: {said}; --wheels '' takes none along")
         return [(path.name, path.read_bytes()) for path in sorted(Path(folder).glob("*.whl"))]

@@ -9,6 +9,7 @@ import zipfile
 import numpy as np
 import pytest
 
+from helpers.__main__ import parser_for
 from helpers.results import records
 from helpers.suite import Outcome, Suite, run
 from helpers.work import bring, bundle, sheets
@@ -93,6 +94,19 @@ def test_a_disk_that_is_too_full_is_said_before_anything_is_written(packed, tmp_
 def test_a_part_size_that_is_none_is_refused(size):
     with pytest.raises(bundle.BundleError, match="is not a size of at least 1M"):
         bundle.part_size(size)
+
+
+def test_what_the_gans_import_on_the_node_is_taken_along_unless_it_cannot_be_had(monkeypatch, tmp_path, capsys):
+    asked = []
+    monkeypatch.setattr(bundle, "write", lambda folder, size, data, wheels: asked.append(wheels) or [1 << 20])
+    for words, wheels in (([], ["torch-fidelity"]), (["--wheels", ""], [])):
+        arguments = parser_for(["bundle"]).parse_args(["bundle", str(tmp_path), *words])
+        assert arguments.function(arguments) == 0
+        assert asked.pop() == wheels
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))
+    with pytest.raises(bundle.BundleError, match=r"pip cannot get torch-fidelity as wheels: .*; --wheels '' takes none along"):
+        bundle.wheel_files(["torch-fidelity"])
 
 
 def test_a_folder_with_other_files_is_left_alone(tmp_path):
