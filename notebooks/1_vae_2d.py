@@ -826,10 +826,11 @@ def run_clusters(run: Run, samples: int, repetitions: int, **config) -> Outcome:
 
 PLAN_C = {"epochs": 60, "batch_size": 500, "learning_rate": 6e-3, "members": 5, "draws": 20,
           "hidden": [128, 128, 128], "second_weight": 1.0, "kl_start": 0.3}
+SMOKE_C = {"epochs": 1, "batch_size": 2000, "hidden": [16, 16, 16], "members": 2, "draws": 1}
 RUNS |= {"b19_1b": run(
     run_clusters, full={**PLAN_C, "samples": 100, "repetitions": 50},
     quick={"epochs": 4, "members": 3, "draws": 4, "repetitions": 10},
-    smoke={"epochs": 1, "batch_size": 2000, "members": 2, "draws": 1, "repetitions": 2})}
+    smoke=SMOKE_C | {"repetitions": 2})}
 clusters = suite.run("b19_1b")
 overview.show_training(clusters)
 
@@ -1398,7 +1399,9 @@ RUNS |= {
             "ours": {}, "full_kl": {"kl_start": 1.0}, "two_layers": {"hidden": [128, 128]},
             "asleep": {"second_weight": 0.05}}},
         quick={"base": {**BASE_C, "epochs": 1, "members": 2, "draws": 4}},
-        smoke={"base": {**BASE_C, "epochs": 1, "batch_size": 2000, "members": 2, "draws": 1}}),
+        smoke={"base": BASE_C | SMOKE_C, "variants": {
+            "ours": {}, "full_kl": {"kl_start": 1.0}, "two_layers": {"hidden": [16, 16]},
+            "asleep": {"second_weight": 0.05}}}),
     "mit_p4_autoencoder": run(
         run_torus, full={"model": "gaussian", **TORUS_A, "coefficient": 0.0}, quick=QUICK_D,
         smoke=SMOKE_D),
