@@ -40,7 +40,8 @@ def remark(record: Record, stale: bool) -> str:
 def word(verdict: Verdict) -> str:
     """A verdict in colour."""
     colours = {True: "good", False: "bad", None: "plain"}
-    short = "under another name" if verdict.word.startswith("measured as") else verdict.word.replace(verdicts.ON_PART, "(part)")
+    short = verdict.word.replace(f", {verdicts.ON_PART}", " (part)")
+    short = "under another name" if short.startswith("measured as") else short
     return rf"\textcolor{{{colours[verdict.passed]}}}{{{escape(short)}}}"
 
 
