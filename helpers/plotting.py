@@ -22,8 +22,11 @@ matplotlib.use("Agg")  # figures are saved and shown as PNG: no window, no backe
 
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
+from matplotlib.axis import Tick
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.text import Text
+from matplotlib.textpath import TextPath
 
 logging.getLogger("matplotlib").setLevel(logging.NOTSET)
 
@@ -34,6 +37,7 @@ BLUE, ORANGE, GREEN, VERMILION, SKY, PURPLE, YELLOW, BLACK = (
 COLOURS = (BLUE, VERMILION, GREEN, ORANGE, PURPLE, SKY, YELLOW, BLACK)
 DIGIT_COLOURS = plt.get_cmap("tab10").colors  # ten classes need ten colours
 DENSITY_MAP = "cividis"
+TITLE_SIZE, EDGE = 10, 6  # points; pixels that a text may lie beyond the edge of a figure, for its box is larger than its letters
 MOST_COLOURS = 4096  # of a plot, edges of letters and lines included; photographs have more
 MOST_ERROR = 6.0  # of 255, root mean square: what a palette may change of a photograph; it is not seen at the size shown
 PIL.ImageFile.MAXBLOCK = 2**22  # an optimised JPEG has to fit into one block, which older versions of Pillow take too small
@@ -69,6 +73,9 @@ def _drawn(figure: Figure) -> PIL.Image.Image:
     figure.set_facecolor(plt.rcParams["savefig.facecolor"])
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
+    if settings.profile() == "smoke":  # where notebooks are tested
+        for text in cut_off(figure):
+            print(f"cut off at the edge of its figure: {text!r}")
     plt.close(figure)
     return PIL.Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
 
@@ -130,9 +137,34 @@ def _show_in_notebook(picture: PIL.Image.Image, packed: io.BytesIO, width: int) 
 
 
 def title(figure: Figure, text: str, *records) -> None:
-    """Title of a figure, followed by what must be said of its records: stand-in data, a cut budget, a small profile."""
+    """Title of a figure, followed by what must be said of its records: stand-in data, a cut budget, a small profile.
+
+    Lines that are longer than the figure is wide are broken.
+    """
     remarks = list(dict.fromkeys(record.remark for record in records if record.remark))
-    figure.suptitle("\n".join([text, *remarks]), fontsize=10)
+    width = figure.bbox.width / figure.dpi
+    lines = [line for part in (text, *remarks) for whole in part.split("\n") for line in _broken(whole, width)]
+    figure.suptitle("\n".join(lines), fontsize=TITLE_SIZE)
+
+
+def _broken(text: str, inches: float) -> list[str]:
+    """A line of a title in lines of at most so many inches, broken between words; one with a formula is left whole."""
+    lines: list[str] = []
+    for word in [text] if "$" in text else text.split(" "):
+        longer = f"{lines[-1]} {word}" if lines else ""
+        if lines and TextPath((0, 0), longer, size=TITLE_SIZE).get_extents().width / 72 <= inches:
+            lines[-1] = longer
+        else:
+            lines.append(word)
+    return lines
+
+
+def cut_off(figure: Figure) -> list[str]:
+    """The texts of a drawn figure that run over its edge; of the numbers at an axis those beyond it are not drawn."""
+    numbers = {label for tick in figure.findobj(Tick) for label in (tick.label1, tick.label2)}
+    edge = figure.bbox.padded(EDGE)
+    texts = [text for text in figure.findobj(Text) if text not in numbers and text.get_visible() and text.get_text().strip()]
+    return [text.get_text() for text in texts if not all(edge.contains(*corner) for corner in text.get_window_extent().corners())]
 
 
 def smoothed(values: np.ndarray, points: int = 100) -> tuple[np.ndarray, np.ndarray]:

@@ -1388,7 +1388,7 @@ axis.imshow(views[6, 3], cmap="Blues", vmin=0, vmax=1.6)
 axis.plot(3, 6, marker="s", color=plotting.VERMILION)
 axis.set(xticks=[], yticks=[])
 axis.grid(False)
-plotting.title(figure, "places that the prior can see from the marked one")
+plotting.title(figure, "what the prior sees from the marked place")
 suite.figure(figure, "b19_2b_receptive_field.png")
 
 
@@ -1683,7 +1683,7 @@ for record in pair.values():
     suite.figure(split_curves(record), f"{record.id}_train_plot.png", record)
     for kind, caption in (
         ("samples", "samples: means of p(x|z), z from the prior"),
-        ("interpolations", "interpolations between 5 pairs of test images, a row each"),
+        ("interpolations", "interpolations, a pair of test images a row"),
     ):
         figure = grid_figure(name, (caption, record.arrays[kind]), of=(record,))
         suite.figure(figure, f"{record.id}_{kind}.png", record)

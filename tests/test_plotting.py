@@ -167,3 +167,35 @@ def test_a_path_in_space_has_a_key_and_no_colour_too_pale_to_see():
     assert luminance.max() < 0.7
     assert (np.diff(luminance) <= 1e-6).all()
     plotting.plt.close(figure)
+
+
+def test_a_title_is_broken_where_the_figure_is_narrower():
+    remark = Noted("on photo_patches, a stand-in for cifar10; smoke profile")
+    for inches, lines in ((6.0, 2), (3.0, 3), (1.5, 4)):
+        figure, _ = plt.subplots(figsize=(inches, 2))
+        plotting.title(figure, "JSD alone", remark)
+        said = figure.get_suptitle()
+        assert said.replace("\n", " ") == f"JSD alone {remark.remark}"
+        assert said.count("\n") + 1 == lines
+        figure.canvas.draw()
+        assert plotting.cut_off(figure) == []
+        plt.close(figure)
+    figure = plt.figure(figsize=(2, 2))
+    plotting.title(figure.subfigures(1, 2)[0], "half of it")  # an inch wide
+    plotting.title(figure, "$a + b$ is a formula and is left as it is")
+    assert figure.get_suptitle().count("\n") == 0 and figure.subfigs[0].get_suptitle() == "half of\nit"
+    plt.close(figure)
+
+
+def test_a_text_over_the_edge_is_found_and_said_where_notebooks_are_tested(shown, monkeypatch, capsys):
+    figure = draw_line()
+    figure.suptitle("a title much longer than this figure of three inches is wide")
+    figure.axes[0].set_title("short")
+    plotting.show(figure)
+    said = "cut off at the edge of its figure: 'a title much longer than this figure of three inches is wide'\n"
+    assert capsys.readouterr().out == said
+    monkeypatch.setenv("SUITE_PROFILE", "quick")
+    figure = draw_line()
+    figure.suptitle("a title much longer than this figure of three inches is wide")
+    plotting.show(figure)
+    assert capsys.readouterr().out == ""

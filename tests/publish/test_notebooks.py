@@ -184,6 +184,7 @@ def test_each_notebook_runs_at_the_smoke_profile_and_changes_nothing_in_the_proj
     path = notebooks.build(name)
     assert notebooks.check(name, path.parent) == Check(name, "fresh")
     assert contents() == before
+    assert "cut off at the edge of its figure" not in path.read_text(encoding="utf-8")
     records = sorted(path.stem for path in (tmp_path / "output" / "results").glob("*.json"))
     assert records, "the notebook recorded nothing"
     for record in records:
