@@ -181,9 +181,9 @@ def test_a_title_is_broken_where_the_figure_is_narrower():
         assert plotting.cut_off(figure) == []
         plt.close(figure)
     figure = plt.figure(figsize=(2, 2))
-    plotting.title(figure.subfigures(1, 2)[0], "half of it")  # an inch wide
+    plotting.title(figure.subfigures(1, 2)[0], "half of it is mine")  # an inch wide
     plotting.title(figure, "$a + b$ is a formula and is left as it is")
-    assert figure.get_suptitle().count("\n") == 0 and figure.subfigs[0].get_suptitle() == "half of\nit"
+    assert figure.get_suptitle().count("\n") == 0 and figure.subfigs[0].get_suptitle() == "half of it is\nmine"
     plt.close(figure)
 
 

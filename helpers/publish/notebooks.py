@@ -105,9 +105,23 @@ def _failure(client, name: str, error: BaseException, kills: int | None) -> str:
 
 
 def _file(notebook) -> bytes:
-    """The bytes of a notebook as Jupyter itself writes them, so that opening and saving it changes nothing."""
+    """The bytes of a notebook as Jupyter itself writes them, so that opening and saving it changes nothing.
+
+    What is printed comes in one piece or in several, as time will have it: neighbours are joined, and the same run gives the
+    same file.
+    """
     import nbformat
 
+    for cell in notebook.cells:
+        joined = []
+        for output in cell.get("outputs", []):
+            before = joined[-1] if joined else {}
+            if output["output_type"] == before.get("output_type") == "stream" and output["name"] == before["name"]:
+                before["text"] += output["text"]
+            else:
+                joined.append(output)
+        if "outputs" in cell:
+            cell["outputs"] = joined
     return (nbformat.writes(notebook).rstrip("\n") + "\n").encode()
 
 

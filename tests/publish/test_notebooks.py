@@ -83,6 +83,17 @@ def test_build_executes_stamps_and_writes_only_under_the_output_folder(small, tm
     assert notebooks.build("9_small").read_bytes() == first  # the same source gives the same file
 
 
+def test_what_is_printed_in_pieces_is_saved_in_one_and_keeps_its_place_among_pictures(small):
+    small("import sys, time\nfrom IPython.display import display\nfor step in range(3):\n    print('step', step, flush=True)\n"
+          "    time.sleep(0.3)\ndisplay('a picture')\nprint('after', flush=True)\ntime.sleep(0.3)\nprint('it')")
+    content = json.loads(notebooks.build("9_small").read_text(encoding="utf-8"))
+    outputs = next(cell["outputs"] for cell in content["cells"] if "step 0\n" in str(cell.get("outputs")).replace("\\n", "\n"))
+    kinds = [output["output_type"] for output in outputs]
+    assert kinds[-3:] == ["stream", "display_data", "stream"] and kinds.count("stream") == 2
+    assert "".join(outputs[-3]["text"]).endswith("step 0\nstep 1\nstep 2\n")
+    assert "".join(outputs[-1]["text"]) == "after\nit\n"
+
+
 def test_a_failing_cell_keeps_the_saved_notebook(small, tmp_path, monkeypatch):
     path = notebooks.build("9_small")
     before = path.read_bytes()
