@@ -95,6 +95,8 @@ def built(perfect, tmp_path_factory):
     fake_suite.edit(folder / "results" / "q2_a_dset2.json", lambda content: content.update(source="0" * 64))
     (folder / "figures" / "q1_b_dset1_train_plot.png").write_bytes(fake_suite.png("another"))
     (folder / "report.pdf").write_bytes(b"%PDF-1.4")
+    fake_suite.edit(folder / "results" / "q2_a_dset1.json", lambda content: content.update(
+        repeats={root: {key: content[key] for key in ("metrics", "spread", "seeds")} for root in "01"}))
     benchmarks = folder / "benchmarks" / "results"
     benchmarks.mkdir(parents=True)
     row = {"what": HOSTILE, "peer": "peer", "peer_version": "1", "ours": 3.0, "theirs": 2.0, "unit": "steps/s", "ratio": 1.5}
@@ -168,6 +170,12 @@ def test_the_index_says_first_what_is_missing_and_partial(built):
     assert rows.count("") == 1 + len(deliverables.supporting_runs())
     row = text[text.index('runs/q1_a_dset1.html">q1_a_dset1', table) :].split("</tr>")[0]
     assert all(part in row for part in ("4.4300 ± 0.0100", "4.4710", "4.4180", "target reached", "780 steps"))
+
+
+def test_the_page_of_a_repeated_run_says_whose_its_pictures_are(built):
+    said = "Curves and pictures are those of the first."
+    pages_of = {name: (built[0] / "runs" / f"{name}.html").read_text(encoding="utf-8") for name in ("q2_a_dset1", "q1_a_dset1")}
+    assert said in pages_of["q2_a_dset1"] and said not in pages_of["q1_a_dset1"]
 
 
 def test_a_run_s_page_has_everything_that_its_record_says(built):
