@@ -2347,7 +2347,7 @@ def draw_comparison(records, noise, updates: int) -> plt.Figure:
     axes = top.subplots(1, len(records), squeeze=False)[0]
     for axis, record, title in zip(axes, records, titles, strict=True):
         plotting.show_image(axis, plotting.tile(record.arrays["samples"][:12], 4))
-        axis.set_title(title)
+        axis.set_title(title, fontsize=8.5)
     held_out = sorted({f"{record['config']['metric']}_test" for record in records})
     names = ("fid", "inception_score", *held_out)
     panels = dict(zip(names, bottom.subplots(1, len(names)), strict=True))
