@@ -2662,8 +2662,9 @@ def fixed_share(decoded: np.ndarray, side: int) -> float:
 
 def row_of(record, suffix: str, field: str) -> list[str]:
     """A field's bound and KL, over all seeds, and what the pictures of the seed shown agree in."""
-    names = [f"{name}{suffix}" for name in ("test_bpd", "kl_bpd", "kl")]
-    told = (tables.with_spread(record.metrics[name], record.spread[name]) for name in names)
+    names = {f"test_bpd{suffix}": 3, f"kl_bpd{suffix}": 4, f"kl{suffix}": 1}  # decimals
+    told = (tables.with_spread(record.metrics[name], record.spread[name], digits)
+            for name, digits in names.items())
     shares = (fixed_share(record.arrays[f"decoded{suffix}"], side) for side in (8, 1))
     return [field, *told, *(f"{share:.0%}" for share in shares)]
 

@@ -16,9 +16,9 @@ def number(value: float | None, digits: int = 4) -> str:
     return f"{value:.{digits}f}" if value == 0 or abs(value) >= 10 ** (1 - digits) else f"{value:.1e}"
 
 
-def with_spread(value: float | None, spread: dict) -> str:
+def with_spread(value: float | None, spread: dict, digits: int = 4) -> str:
     """Mean and standard deviation over seeds, ``4.4182 ± 0.0014``; the value alone for one seed, a dash for none."""
-    return number(value) + (f" ± {number(spread['std'])}" if spread.get("n", 1) > 1 else "")
+    return number(value, digits) + (f" ± {number(spread['std'], digits)}" if spread.get("n", 1) > 1 else "")
 
 
 def show(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
