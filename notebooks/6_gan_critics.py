@@ -2336,9 +2336,9 @@ def upto(record, updates: int) -> np.ndarray:
 # %%
 def draw_comparison(records, noise, updates: int) -> plt.Figure:
     """Samples of all runs, and what was evaluated: strong up to ``updates``, pale beyond."""
-    wrap = textwrap.TextWrapper(28, break_on_hyphens=False)
-    titles = [
-        "\n".join(wrap.fill(said) for said in (describe_run(record), record.remark) if said)
+    titles = [  # narrow enough to stand beside each other
+        "\n".join(textwrap.fill(said, width, break_on_hyphens=False)
+                  for said, width in ((describe_run(record), 28), (record.remark, 25)) if said)
         for record in records
     ]
     above = 2.0 + 0.17 * max(title.count("\n") + 1 for title in titles)  # inches: pictures, lines
@@ -2347,7 +2347,7 @@ def draw_comparison(records, noise, updates: int) -> plt.Figure:
     axes = top.subplots(1, len(records), squeeze=False)[0]
     for axis, record, title in zip(axes, records, titles, strict=True):
         plotting.show_image(axis, plotting.tile(record.arrays["samples"][:12], 4))
-        axis.set_title(title, fontsize=8.5)
+        axis.set_title(title)
     held_out = sorted({f"{record['config']['metric']}_test" for record in records})
     names = ("fid", "inception_score", *held_out)
     panels = dict(zip(names, bottom.subplots(1, len(names)), strict=True))
