@@ -120,7 +120,10 @@ def repeats_are_pooled(case: Case) -> Iterable[str]:
 
 
 def arrays_are_those_needed(case: Case) -> Iterable[str]:
-    """The arrays that the figures are drawn from are there, of the kind and shape that the run gives."""
+    """The arrays that the figures are drawn from are there, of the kind and shape that the run gives, and no noise.
+
+    What a small profile draws after a few updates may look like noise: it is not asked.
+    """
     needed = case.facts.get("arrays", {})
     if case.arrays is None:
         return

@@ -7,7 +7,6 @@ clean kernel, and carries a stamp that tells later what it was built from.
 from __future__ import annotations
 
 import json
-import math
 import os
 import re
 import time
@@ -26,9 +25,8 @@ MACHINE_PATH = re.compile(r"(?<![\w.:/])/(?:home|root|tmp|work|Users|mnt)/\w")  
 PROFILE = re.compile(rf"^profile: ({'|'.join(settings.PROFILES)})\b", re.MULTILINE)  # a line of every first cell
 RAN = re.compile(r"^run to its end, code ([0-9a-f]{12})$", re.MULTILINE)  # the last cell's line
 COPIES = r"(?:Copy of )*{}(?: ?\(\d+\)| copy(?: \d+)?| - Copy|-Copy\d+)*\.ipynb"  # what Drive, browsers and desktops call copies
-SECONDS = {  # at the quick profile, two at once on two cores, AMD EPYC: how long each takes there
-    "3_vae_images": 199, "1_vae_2d": 97, "4_vqvae": 73, "2_vae_mnist": 69, "6_gan_critics": 64, "5_planar_flows": 44,
-}
+# From the longest to the shortest at the quick profile.
+LONGEST = ("3_vae_images", "1_vae_2d", "4_vqvae", "2_vae_mnist", "6_gan_critics", "5_planar_flows")
 METADATA = {
     "accelerator": "GPU", "colab": {"gpuType": "T4", "provenance": []},  # Colab opens it on a GPU
     "kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"},
@@ -256,7 +254,7 @@ def build_command(arguments) -> int:
 
 def longest_first() -> list[str]:
     """All notebooks, those first that take long: so that the last ones to end, end together."""
-    return sorted(names(), key=lambda name: -SECONDS.get(name, math.inf))  # a new one may be the longest
+    return sorted(names(), key=lambda name: LONGEST.index(name) if name in LONGEST else -1)  # a new one may be the longest
 
 
 def default_jobs() -> int:

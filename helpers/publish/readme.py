@@ -108,7 +108,8 @@ def short_table() -> str:
         verdict = None if record is None else verdicts.headline(verdicts.judge(entry, record))
         if verdict is None:
             continue
-        judged, reached = judged + 1, reached + verdict.word.startswith(("target reached", "sheet reached"))
+        judged += bool({"sheet", "target"} & verdict.facts.keys())  # a bound alone is no aim
+        reached += verdict.word.startswith(("target reached", "sheet reached"))
         if "sheet" in verdict.facts and verdict.value is not None:
             ours, theirs = wording.with_spread(verdict.value, verdict.spread), wording.number(verdict.facts["sheet"])
             result = f"{wording.metric(verdict.metric)} | {ours} | {_seeds(record, verdict)}"

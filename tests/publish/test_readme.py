@@ -41,6 +41,14 @@ def test_tables_follow_the_records_and_the_rest_of_a_page_stays(pages):
     assert "docs/results.md" in readme.update(check=True)
 
 
+def test_a_run_with_a_bound_and_no_aim_is_not_counted_as_one_with_an_aim(pages):
+    fake_suite.write_record(pages, fake_suite.record(fake_suite.entry("q1_a_dset1")))
+    without = fake_suite.entry("mila_p3_density_sine")
+    assert not any({"sheet", "target"} & facts.keys() for facts in without["metrics"].values())
+    fake_suite.write_record(pages, fake_suite.record(without))
+    assert readme.short_table().endswith("\n1 of 1 runs with an aim reach it.")
+
+
 def test_a_page_without_its_marks_is_named_and_nothing_is_written(pages):
     (pages / "docs" / "speed.md").write_text("no marks")
     with pytest.raises(ValueError, match="docs/speed.md needs <!-- speed:begin -->"):
